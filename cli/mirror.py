@@ -41,6 +41,7 @@ def of_stack(config: StackConfig, architectures: Iterable[str] = ()) -> Selectio
         version,
         istio.version if istio else None,
         hub=istio.hub if istio else catalogue.ISTIO_HUB,
+        network_policy=config.mesh.network_policy,
         demo=config.demo.enabled,
     )
     if istio and config.observability.enabled:

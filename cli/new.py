@@ -176,6 +176,8 @@ def write(
             "machines": {**_through(bastion), "nodes": by_name},
             "kubernetes": {"clusterName": stack, "endpoint": endpoint},
             "istio": {},
+            # On in every new cluster: a running one may have callers that nobody listed.
+            "mesh": {"networkPolicy": True},
         },
     )
     load_file(stack_file.parse(path, text), project).usable()

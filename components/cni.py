@@ -24,7 +24,7 @@ class CniArgs:
 class Cni(pulumi.ComponentResource):
     """flannel on every node, with VXLAN between the nodes.
 
-    Deliberately does not enforce NetworkPolicy: the mesh decides who may call whom.
+    Deliberately does not enforce NetworkPolicies: PodFirewall does.
     """
 
     def __init__(

@@ -15,10 +15,13 @@ from components.manifests import (
     hosts,
     jwt,
     mtls,
+    network_policy,
     routes,
     sidecar,
 )
+from components.manifests.network_policy import Networks
 from components.objects import Cluster
+from components.pod_firewall import PodFirewall
 from config import ROOT_NAMESPACE, Machines, Mesh
 from config.scalars.names import DEFAULT_NAMESPACE
 
@@ -28,7 +31,8 @@ class MeshPolicyArgs:
     """machines: whose allowDataLoss names the namespaces that may be deleted with their content.
 
     istio: None for a cluster without a mesh, which has namespaces only.
-    gates: the hooks that measure before an edit.
+    gates: the hooks that measure before an edit. pod_firewall: None if nothing enforces
+    NetworkPolicies. limits_egress: whether hosts that are not listed are refused.
     """
 
     cluster: Cluster
@@ -36,6 +40,9 @@ class MeshPolicyArgs:
     mesh: Mesh
     machines: Machines
     gates: Gates
+    pod_firewall: PodFirewall | None
+    networks: Networks
+    limits_egress: bool
 
 
 class MeshPolicy(pulumi.ComponentResource):
@@ -75,6 +82,7 @@ class MeshPolicy(pulumi.ComponentResource):
             self._services(args)
             self._access(args)
             self._egress(args)
+            self._network_policies(args)
         self.register_outputs({})
 
     def _namespace(
@@ -176,6 +184,19 @@ class MeshPolicy(pulumi.ComponentResource):
                 for manifest in egress.way(name, host, settings)
             ]
             self._apply(args, egress.service_entry(name, host), *route)
+
+    def _network_policies(self, args: MeshPolicyArgs) -> None:
+        if args.pod_firewall is None:
+            return
+        policies = [
+            network_policy.callers(name, args.mesh.services)
+            for name, service in args.mesh.services.items()
+            if service.callers is not None
+        ]
+        if args.limits_egress:
+            policies += network_policy.egress(args.mesh, args.networks)
+        for manifest in policies:
+            self._apply(args, manifest, args.pod_firewall)
 
     def _apply(
         self,

@@ -29,8 +29,8 @@ class NodeArgs:
 
     registry_hosts: the registries with a mirror. artifacts: the sources of downloads. preflight:
     the options of the first resource that changes the node. made_with: the settings that are fixed
-    once the node is in the cluster. database: a database server on the same node. rollout: the
-    order in which members change.
+    once the node is in the cluster. database: a database server on the same node. network_policy:
+    whether its pods are filtered. rollout: the order in which members change.
     """
 
     machine: Machine
@@ -43,6 +43,7 @@ class NodeArgs:
     pause_image: str
     registry_hosts: Sequence[table.RegistryHost]
     database: Database | None = None
+    network_policy: bool
     preflight: pulumi.ResourceOptions | None = None
     made_with: immutable.Facts = field(default_factory=dict)
     rollout: Rollout
@@ -140,6 +141,7 @@ def settings(args: NodeArgs) -> dict[str, str]:
                 restrict_oom_score_adj=kubernetes.restrict_oom_score_adj,
                 registry_hosts=args.registry_hosts,
                 artifacts=args.artifacts,
+                network_policy=args.network_policy,
             )
         ),
     }

@@ -9,6 +9,7 @@ import pulumi
 
 from components.manifests import Manifest, alertmanager, grafana, kiali, monitoring, prometheus
 from components.objects import Cluster
+from components.pod_firewall import PodFirewall
 from config import Machines
 from config import Observability as ObservabilityConfig
 from config.data_loss.things import keeps_metrics
@@ -22,7 +23,8 @@ class ObservabilityArgs:
 
     machines: whose allowDataLoss may name the namespace with its metrics. alert_secrets: those of
     the receiver of alerts, by their key in the stack file. snapshots: the seconds between two
-    snapshots of the cluster, None without backups.
+    snapshots of the cluster, None without backups. policy: what the pods may call, where
+    something enforces it.
     """
 
     cluster: Cluster
@@ -31,6 +33,8 @@ class ObservabilityArgs:
     revision: str
     machines: Machines
     alert_secrets: Mapping[str, pulumi.Output[str]]
+    policy: Manifest
+    pod_firewall: PodFirewall | None
     snapshots: int | None = None
 
 
@@ -56,6 +60,8 @@ class Observability(pulumi.ComponentResource):
         )
         for manifest in _manifests(args):
             args.cluster.apply(manifest, parent=self, after=[namespace])
+        if args.pod_firewall is not None:
+            args.cluster.apply(args.policy, parent=self, after=[namespace, args.pod_firewall])
         self.register_outputs({})
 
 

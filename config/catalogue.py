@@ -33,6 +33,7 @@ FLANNEL_IMAGE = "docker.io/flannel/flannel:v0.26.7"
 FLANNEL_CNI_IMAGE = "docker.io/flannel/flannel-cni-plugin:v1.6.2-flannel1"
 GRAFANA_IMAGE = "docker.io/grafana/grafana:9.5.2"
 ISTIO_HUB = "docker.io/istio"
+KUBE_ROUTER_IMAGE = "docker.io/cloudnativelabs/kube-router:v2.10.0"
 KUBERNETES_REGISTRY = "registry.k8s.io"  # kubeadm's default
 LOCAL_STORAGE_IMAGE = "docker.io/rancher/local-path-provisioner:v0.0.30"
 METRICS_SERVER_IMAGE = f"{KUBERNETES_REGISTRY}/metrics-server/metrics-server:v0.6.3"
@@ -308,15 +309,24 @@ def binaries(
 
 
 def images(
-    kubernetes_version: str, istio_version: str | None, *, hub: str = ISTIO_HUB, demo: bool = False
+    kubernetes_version: str,
+    istio_version: str | None,
+    *,
+    hub: str = ISTIO_HUB,
+    network_policy: bool = False,
+    demo: bool = False,
 ) -> list[str]:
-    """Official references of all images that a cluster runs."""
+    """Official references of all images that a cluster runs.
+
+    network_policy: whether it enforces NetworkPolicies.
+    """
     mesh = [] if istio_version is None else [f"{hub}/{x}:{istio_version}" for x in _ISTIO_IMAGES]
     return [
         *KUBERNETES[kubernetes_version].images,
         FLANNEL_IMAGE,
         FLANNEL_CNI_IMAGE,
         METRICS_SERVER_IMAGE,
+        *([KUBE_ROUTER_IMAGE] if network_policy else []),
         *mesh,
         *([ECHO_IMAGE] if demo else []),
     ]
@@ -328,7 +338,7 @@ def all_images() -> list[str]:
     The demo's image is not included: the lab builds it, and it is in no registry.
     """
     every = [image for release in KUBERNETES.values() for image in release.images]
-    every += [FLANNEL_IMAGE, FLANNEL_CNI_IMAGE, METRICS_SERVER_IMAGE]
+    every += [FLANNEL_IMAGE, FLANNEL_CNI_IMAGE, METRICS_SERVER_IMAGE, KUBE_ROUTER_IMAGE]
     every += [f"{ISTIO_HUB}/{name}:{version}" for version in ISTIO for name in _ISTIO_IMAGES]
     every += [PROMETHEUS_IMAGE, ALERTMANAGER_IMAGE, GRAFANA_IMAGE, LOCAL_STORAGE_IMAGE]
     every += [image for version in ISTIO if (image := kiali_image(version))]

@@ -83,7 +83,10 @@ _POOL = (
 _NEW_NODE = (_PREPARE, _JOIN, _LABELS, _READY)
 _ROUTE, _RULE = "VirtualService", "DestinationRule"
 _PEERS, _CALLERS = "PeerAuthentication", "AuthorizationPolicy"
-_EGRESS_OBJECTS = (_ROUTE, _RULE, "Gateway", "ServiceEntry", "Sidecar", _CALLERS, "Telemetry")
+_POLICY = "NetworkPolicy"
+_EGRESS_OBJECTS = (
+    _ROUTE, _RULE, "Gateway", "ServiceEntry", "Sidecar", _CALLERS, "Telemetry", _POLICY,
+)  # fmt: skip
 _PROMETHEUS = "StatefulSet"
 _PARTS = (
     "Namespace",
@@ -92,6 +95,7 @@ _PARTS = (
     "ServiceAccount",
     "ClusterRole",
     "ClusterRoleBinding",
+    _POLICY,
 )
 _ROLES = ("ClusterRole", "ClusterRoleBinding", "Role", "RoleBinding")
 
@@ -279,6 +283,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             "container-delete.sh",
             *_PLANE,
             "DeploymentPatch",
+            _POLICY,
             note="a new node joins; a removed one is drained, leaves the cluster and is reset. "
             "Local volumes need an entry volumes in allowDataLoss first, the disk of a guest or "
             "container an entry disk",
@@ -438,10 +443,15 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "istio",
         "profile pilot.replicas.min pilot.replicas.max pilot.requests pilot.requests.cpu "
         "pilot.requests.memory pilot.limits pilot.limits.cpu pilot.limits.memory "
-        "pilot.debounceAfter outboundTrafficPolicy pathNormalization http10 accessLog "
+        "pilot.debounceAfter pathNormalization http10 accessLog "
         "accessLog.target accessLog.format tracing.enabled tracing.sampling tracing.collector "
         "values overlay ingressGateways",
         _MESH,
+    ),
+    (
+        "istio",
+        "outboundTrafficPolicy",
+        _live(_INSTALL, _ROLLOUT, _POLICY, note="istioctl applies it from the control plane"),
     ),
     (
         "istio",
@@ -473,6 +483,20 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         _PROXIES,
     ),
     ("mesh", "mtls", _live(_PEERS, note="the gate looks for plaintext before STRICT")),
+    (
+        "mesh",
+        "networkPolicy",
+        _nodes(
+            _PREPARE,
+            "DaemonSet",
+            "ServiceAccount",
+            "ClusterRole",
+            "ClusterRoleBinding",
+            _POLICY,
+            note="new connections that the stack file does not allow are refused at once; nodes "
+            "first load rules that refuse nothing until kube-router filters their pods",
+        ),
+    ),
     ("mesh.mtlsGate", "window override", _checked()),
     (
         "mesh.namespaces.*",
@@ -482,6 +506,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
             "NamespacePatch",
             _PEERS,
             "Sidecar",
+            _POLICY,
             _ROLLOUT,
             note="a removed namespace is deleted with all that is in it; it needs an entry "
             "namespace first; the namespace default stays, and its pods leave the mesh",
@@ -489,10 +514,14 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ),
     ("mesh.namespaces.*", "injection", _INJECTION),
     ("mesh.namespaces.*", "mtls", _live(_PEERS, note="the gate looks for plaintext before STRICT")),
-    ("mesh.namespaces.*", "limitView calls", _live("Sidecar")),
+    ("mesh.namespaces.*", "limitView calls", _live("Sidecar", _POLICY)),
     ("mesh.namespaces.*", "pods useDefault", _checked()),
-    ("mesh.services.*", ".", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
-    ("mesh.services.*", "namespace", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
+    ("mesh.services.*", ".", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar", _POLICY)),
+    (
+        "mesh.services.*",
+        "namespace",
+        _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar", _POLICY),
+    ),
     ("mesh.services.*", "port ports split stable protocol protocols", _SUBSETS),
     ("mesh.services.*", "canary canary.subset mirror.subset versions", _SUBSETS),
     ("mesh.services.*", "versionLabel", _SERVICE_RULE),
@@ -560,13 +589,13 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "locality.failover.[].from locality.failover.[].to locality.failoverPriority",
         _SERVICE_RULE,
     ),
-    ("mesh.services.*", "selector", _live(_CALLERS, _PEERS)),
+    ("mesh.services.*", "selector", _live(_CALLERS, _PEERS, _POLICY)),
     ("mesh.services.*", "serviceAccount", _live(_CALLERS)),
     (
         "mesh.services.*",
         "callers callers.[].service callers.[].serviceAccount callers.[].gateway "
         "callers.[].methods callers.[].paths callers.[].ports",
-        _live(_CALLERS, "Sidecar"),
+        _live(_CALLERS, "Sidecar", _POLICY),
     ),
     (
         "mesh.services.*",
@@ -595,7 +624,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     (
         "mesh.gateways.*",
         ". ingressGateway namespace",
-        _live("Gateway", _ROUTE, "RequestAuthentication", _CALLERS),
+        _live("Gateway", _ROUTE, "RequestAuthentication", _CALLERS, _POLICY),
     ),
     ("mesh.gateways.*", "httpPort httpsPort tls.mode", _live("Gateway", _ROUTE)),
     ("mesh.gateways.*", "tls.secret tls.minVersion", _live("Gateway")),

@@ -19,6 +19,7 @@ from config.kvm import checks as kvm
 from config.machines import addresses, placement, private
 from config.machines import checks as machines
 from config.mesh import checks as mesh
+from config.mesh import network_policy
 from config.mtls import checks as mtls
 from config.observability import alert_checks as alerts
 from config.observability import checks as observability
@@ -44,6 +45,7 @@ CHECKS: tuple[Callable[[Sections], Iterator[Problem]], ...] = (
     *istio.CHECKS,
     *istio_sizes.CHECKS,
     *mesh.CHECKS,
+    *network_policy.CHECKS,
     *mtls.CHECKS,
     *services.CHECKS,
     *gateways.CHECKS,

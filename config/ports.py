@@ -17,7 +17,11 @@ CONTROL_PLANE_OWN = (10257, 10259)
 
 PROXY_HEALTH = 15021
 """The port where a proxy answers health checks."""
-PROXY_LISTENERS = (15001, 15006, PROXY_HEALTH, 15090)
+PROXY_STATS = 15090
+"""The port of a proxy's statistics; to read them is not traffic of the mesh."""
+AGENT_STATS = 15020
+"""The port where a sidecar's agent serves them together with those of its pod."""
+PROXY_LISTENERS = (15001, 15006, PROXY_HEALTH, PROXY_STATS)
 """The listeners of each sidecar on every address, as its listener for an HTTP port would be; istiod
 leaves that one out (Istio 1.18, conflictWithStaticListener), or Envoy refuses it."""
 

@@ -15,6 +15,7 @@ from config.kvm import checks as kvm
 from config.machines import checks as machines
 from config.machines import placement, private
 from config.mesh import checks as mesh
+from config.mesh import network_policy
 from config.mtls import checks as mtls
 from config.preflight import checks as preflight
 from config.services import checks as services
@@ -37,4 +38,5 @@ def warnings(config: StackConfig) -> Iterator[str]:
     yield from services.warnings(config.mesh)
     yield from access.warnings(config)
     yield from egress.warnings(config)
+    yield from network_policy.warnings(config)
     yield from capacity.warnings(config)

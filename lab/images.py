@@ -140,6 +140,12 @@ ALL: tuple[Image, ...] = (
         files={"flannel": "flannel-cni/flannel"},
         debian=True,  # its manifest copies the plugin onto the node with `cp`
     ),
+    Image(
+        reference=f"docker.io/cloudnativelabs/kube-router:v{programs.KUBE_ROUTER}",
+        files={"usr/local/bin/kube-router": "kube-router/kube-router"},
+        entrypoint=("/usr/local/bin/kube-router",),
+        debian=True,
+    ),
     *(image for release in programs.ISTIO for image in _istio(release)),
     Image(
         reference=f"registry.k8s.io/metrics-server/metrics-server:v{programs.METRICS_SERVER}",

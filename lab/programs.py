@@ -13,6 +13,7 @@ PULUMI = "3.259.0"
 PULUMI_KUBERNETES = "4.25.0"
 KUBERNETES = "1.23.17"
 METRICS_SERVER = "0.6.3"
+KUBE_ROUTER = "2.10.0"
 PROMETHEUS = "2.42.0"
 ALERTMANAGER = "0.28.1"
 LOCAL_PATH_PROVISIONER = "0.0.30"
@@ -173,6 +174,7 @@ def _cni_plugin(package: str) -> Program:
     )
 
 
+_KUBE_ROUTER_MODULE = "github.com/cloudnativelabs/kube-router/v2"
 _PROVIDER = "github.com/pulumi/pulumi-kubernetes/provider/v4"
 
 PROVIDER = Program(
@@ -250,6 +252,13 @@ CLUSTER: tuple[Program, ...] = (
         package="sigs.k8s.io/metrics-server/cmd/metrics-server",
         ldflags=f"-checklinkname=0 -X k8s.io/client-go/pkg/version.gitVersion=v{METRICS_SERVER}",
         seconds=30,
+    ),
+    Program(
+        name="kube-router",
+        group="kube-router",
+        package=f"{_KUBE_ROUTER_MODULE}/cmd/kube-router",
+        ldflags=f"-X {_KUBE_ROUTER_MODULE}/pkg/version.Version=v{KUBE_ROUTER}",
+        seconds=90,
     ),
     _prometheus("prometheus", 120),
     Program(

@@ -36,7 +36,7 @@ _NODE_PACKAGES = (
     "rclone",
     "zstd",
 )
-_IMAGE_PACKAGES = ("iptables", "iproute2", "conntrack", "ca-certificates")
+_IMAGE_PACKAGES = ("iptables", "iproute2", "ipset", "conntrack", "ca-certificates")
 
 # Raise it when the work after debootstrap changes.
 _RECIPE = 1

@@ -41,21 +41,23 @@ def of_stack(values: Mapping[str, object], project: Path) -> Selection:
     """Select the artifacts for a stack's settings; all of them if the settings are invalid."""
     sections = Sections(values, project)
     kubernetes, istio = sections.kubernetes, sections.istio
-    demo, observability, storage = sections.demo, sections.observability, sections.storage
-    if (
-        sections.problems
-        or kubernetes is None
-        or demo is None
-        or observability is None
-        or storage is None
-    ):
+    mesh, demo, observability = sections.mesh, sections.demo, sections.observability
+    storage = sections.storage
+    if sections.problems or kubernetes is None or mesh is None:
+        return EVERYTHING
+    if demo is None or observability is None or storage is None:
         return EVERYTHING
     known = kubernetes.version in catalogue.KUBERNETES
     known = known and (istio is None or istio.version in catalogue.ISTIO)
     if not known:
         return EVERYTHING
     istio_version = istio.version if istio else None
-    references = catalogue.images(kubernetes.version, istio_version, demo=demo.enabled)
+    references = catalogue.images(
+        kubernetes.version,
+        istio_version,
+        network_policy=mesh.network_policy,
+        demo=demo.enabled,
+    )
     if istio_version is not None:
         references += catalogue.monitoring_images(istio_version, observability.parts).values()
     if storage.local is not None:

@@ -19,6 +19,8 @@ from components.join_token import JoinTokens
 from components.local_storage import LocalStorage, LocalStorageArgs
 from components.lost_node import LostNode, LostNodeArgs
 from components.machines import Machine, make_machines
+from components.manifests import network_policy
+from components.manifests.network_policy import Networks
 from components.membership import Membership
 from components.mesh_policy import MeshPolicy, MeshPolicyArgs
 from components.metrics_server import MetricsServer, MetricsServerArgs
@@ -26,6 +28,7 @@ from components.node import Node, NodeArgs
 from components.objects import Cluster
 from components.observability import Observability, ObservabilityArgs
 from components.peers import Peer
+from components.pod_firewall import PodFirewall, PodFirewallArgs
 from components.preflight.hook import Preflight
 from components.protection import protect_data
 from components.quorum import ControlPlaneList
@@ -103,6 +106,8 @@ class Platform:
         self._cluster = self._make_cluster()
         addons = [self._make_cni(), self._make_metrics_server(), *self._make_dns()]
         addons += self._make_storage()
+        self._pod_firewall = self._make_pod_firewall() if config.mesh.network_policy else None
+        addons += [self._pod_firewall] if self._pod_firewall else []
         self._gates = Gates(config.mesh, self._control_planes.kubeconfig)
         self._istio = self._make_istio()
         self._policy = self._make_policy()
@@ -153,6 +158,7 @@ class Platform:
             config.kubernetes.version,
             config.istio.version if config.istio else None,
             hub=config.istio.hub if config.istio else catalogue.ISTIO_HUB,
+            network_policy=config.mesh.network_policy,
             demo=config.demo.enabled,
         )
 
@@ -221,6 +227,7 @@ class Platform:
                     fallback=artifacts.fallback,
                 ),
                 database=self._config.machines.nodes[machine.name].database,
+                network_policy=self._config.mesh.network_policy,
                 preflight=pulumi.ResourceOptions.merge(
                     self._preflight.before_first_change, self._immutable.before_first_change
                 ),
@@ -384,6 +391,30 @@ class Platform:
                 ),
             )
 
+    def _make_pod_firewall(self) -> PodFirewall:
+        return PodFirewall(
+            "pod-firewall",
+            PodFirewallArgs(
+                cluster=self._cluster,
+                service_cidr=self._config.kubernetes.service_cidr,
+                endpoint=self._config.kubernetes.endpoint,
+                image=self._pinned(catalogue.KUBE_ROUTER_IMAGE),
+            ),
+        )
+
+    @property
+    def _networks(self) -> Networks:
+        return Networks(
+            pod_cidr=self._config.kubernetes.pod_cidr,
+            service_cidr=self._config.kubernetes.service_cidr,
+            api_servers=[node.cluster_address for _, node in self._config.machines.control_planes],
+        )
+
+    @property
+    def _limits_egress(self) -> bool:
+        istio = self._config.istio
+        return istio is not None and istio.outbound_traffic_policy == "REGISTRY_ONLY"
+
     def _make_istio(self) -> Istio | None:
         _, control_plane = self._config.machines.control_planes[0]
         istio, binary = self._config.istio, self._binaries[control_plane.architecture].istioctl
@@ -412,6 +443,9 @@ class Platform:
                 mesh=self._config.mesh,
                 machines=self._config.machines,
                 gates=self._gates,
+                pod_firewall=self._pod_firewall,
+                networks=self._networks,
+                limits_egress=self._limits_egress,
             ),
         )
 
@@ -429,6 +463,8 @@ class Platform:
                 machines=self._config.machines,
                 alert_secrets=self._alert_secrets,
                 snapshots=int(seconds(backup.every)) if backup else None,
+                pod_firewall=self._pod_firewall if self._limits_egress else None,
+                policy=network_policy.monitoring(self._config.mesh, self._networks),
             ),
         )
 

@@ -388,8 +388,8 @@ class Comparison:
                 yield self._difference("the firewall's table `inet nordmesh`", NOTHING, "rules")
             return
         (text,) = (file.text for file in self._node.files if file.path == table.RULES)
-        wanted = _rules(text)
-        for one, other in _lines("\n".join(wanted), "\n".join(_rules(rules))):
+        wanted = rules_of(text)
+        for one, other in _lines("\n".join(wanted), "\n".join(rules_of(rules))):
             yield self._difference(
                 "the firewall's rules in effect", one, other,
                 "Run `systemctl reload nordmesh-firewall` on the node.",
@@ -515,7 +515,7 @@ class Comparison:
         )
 
 
-def _rules(text: str) -> list[str]:
+def rules_of(text: str) -> list[str]:
     """The lines of a table's chains, from its file or from `nft list`, without counters."""
     is_in_chain, lines = False, []
     for line in map(str.strip, text.splitlines()):

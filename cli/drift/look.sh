@@ -99,7 +99,7 @@ pid=$(systemctl show kubelet --property MainPID --value)
 [ "${pid:-0}" = 0 ] || fact kubelet flags <"/proc/$pid/cmdline"
 tail -n +2 /proc/swaps | fact swap devices
 sed -n 's/^MemTotal: *\([0-9]*\) kB/\1/p' /proc/meminfo | fact memory kib
-rules=$(nft list table inet nordmesh 2>/dev/null)
+rules=$(for table in nordmesh nordmesh-pods; do nft list table inet "$table" 2>/dev/null; done)
 [ -z "$rules" ] || printf %s "$rules" | fact firewall rules
 if effective=$(sshd -T 2>&1); then
     grep '^passwordauthentication ' <<<"$effective" | fact sshd effective

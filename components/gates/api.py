@@ -22,7 +22,6 @@ import yaml
 from kubernetes import client
 
 from components.gates.inventory import (
-    STATS_PORT,
     Inventory,
     Peers,
     Pod,
@@ -32,6 +31,7 @@ from components.gates.inventory import (
     parse_peers,
     pods_of,
 )
+from config import ports
 from config.errors import NordmeshError
 
 _CONNECTIONS = 8
@@ -100,7 +100,7 @@ class Api:
         wanted: a regular expression that is searched for in the names.
         """
 
-        port = f":{STATS_PORT}/proxy/stats/prometheus"
+        port = f":{ports.PROXY_STATS}/proxy/stats/prometheus"
         paths = {p.key: f"/api/v1/namespaces/{p.namespace}/pods/{p.pod}{port}" for p in proxies}
         return self.texts(paths, filter=wanted)
 

@@ -7,9 +7,6 @@ from typing import Any
 
 _KINDS = ("open", "ended", "recent")
 
-STATS_PORT = 15090
-"""The port of a proxy's statistics; to read them is not traffic of the mesh."""
-
 
 @dataclass(frozen=True, kw_only=True)
 class Proxy:

@@ -6,7 +6,8 @@ from typing import TYPE_CHECKING
 
 from tenacity import Retrying, retry_if_exception_type, stop_after_attempt, wait_fixed
 
-from components.gates.inventory import STATS_PORT, BarePod, Inventory, Proxy
+from components.gates.inventory import BarePod, Inventory, Proxy
+from config import ports
 from config.errors import NordmeshError
 
 if TYPE_CHECKING:
@@ -82,10 +83,10 @@ class Reader:
                 f"the proxies of {pods(missing)} cannot be read; {self.unchanged}",
                 code="gate-proxy-unreadable",
                 path=self.path,
-                why=f"they do not answer on port {STATS_PORT}, and what a gate cannot measure may "
-                "be a failure",
+                why=f"they do not answer on port {ports.PROXY_STATS}, and what a gate cannot "
+                "measure may be a failure",
                 fix="check that these pods are ready (kubectl get pods -A) and that no "
-                f"NetworkPolicy blocks port {STATS_PORT}, then run `pulumi up` again",
+                f"NetworkPolicy blocks port {ports.PROXY_STATS}, then run `pulumi up` again",
             )
         if silent := reading.without(self.keeps):
             raise NordmeshError(

@@ -56,7 +56,8 @@ class HostArgs:
     """The inputs of one node's files. ssh_port: the port of sshd. address: the node's for the other
     nodes. private_address: the same if the node has another one for people, else None. endpoint:
     the API server's name. service_cidr: the network of services. own_resolver: whether the stack
-    file sets kubelet's resolvConf. kubelet_flags: its other flags by name.
+    file sets kubelet's resolvConf. kubelet_flags: its other flags by name. network_policy: whether
+    kube-router filters the node's pods.
     """
 
     host: Host
@@ -74,6 +75,7 @@ class HostArgs:
     restrict_oom_score_adj: bool
     registry_hosts: Sequence[RegistryHost]
     artifacts: Artifacts
+    network_policy: bool = False
 
     @property
     def api_address(self) -> str:
@@ -131,7 +133,7 @@ def _firewall(args: HostArgs) -> Iterator[Values]:
     that a new node changes no file of another one.
     """
     if args.host.firewall.enabled:
-        yield {}
+        yield {"filters_pods": args.network_policy}
 
 
 def _endpoint(args: HostArgs) -> Iterator[Values]:
@@ -163,6 +165,7 @@ def _rules(args: HostArgs) -> Iterator[Values]:
             "cluster_ports": cluster_ports(args.role),
             "overlay_port": ports.OVERLAY,
             "private_address": args.private_address,
+            "filters_pods": args.network_policy,
         }
 
 

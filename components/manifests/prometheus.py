@@ -194,7 +194,7 @@ def _proxies() -> Manifest:
         "relabel_configs": [
             _keep("__meta_kubernetes_pod_container_port_name", "http-envoy-prom"),
             _keep("__meta_kubernetes_pod_phase", "Running"),
-            _address(15020),
+            _address(ports.AGENT_STATS),
             *_pod_labels(),
         ],
         "metric_relabel_configs": [

@@ -21,7 +21,7 @@ def sidecar(namespace: str, mesh: Mesh) -> Manifest:
     called = {
         f"{service.namespace}/{host(name, service)}"
         for name, service in mesh.services.items()
-        if service.namespace != namespace and _may_call(namespace, name, mesh)
+        if service.namespace != namespace and may_call(namespace, name, mesh)
     }
     for reference in mesh.namespaces[namespace].calls:
         other, _, name = reference.partition("/")
@@ -35,7 +35,8 @@ def sidecar(namespace: str, mesh: Mesh) -> Manifest:
     }
 
 
-def _may_call(namespace: str, name: str, mesh: Mesh) -> bool:
+def may_call(namespace: str, name: str, mesh: Mesh) -> bool:
+    """Whether pods of a namespace may call a service: it lists one as a caller, or lists none."""
     callers = mesh.services[name].callers
     if callers is None:
         return True

@@ -105,6 +105,7 @@ def _images(config: StackConfig) -> Iterator[SplitResult]:
         config.kubernetes.version,
         istio.version if istio else None,
         hub=istio.hub if istio else catalogue.ISTIO_HUB,
+        network_policy=config.mesh.network_policy,
         demo=False,
     )
     for registry in sorted(set(map(image_references.registry, images))):

@@ -1,10 +1,11 @@
 #!/usr/bin/env bash
-# The firewall of a node: its own nftables table, `inet nordmesh`. Other tables are neither read nor
-# flushed. For host.sh; uses endpoint.sh.
+# The firewall of a node: its own nftables tables, `inet nordmesh` and, where kube-router filters the pods,
+# `inet nordmesh-pods`. Other tables are neither read nor flushed. For host.sh; uses endpoint.sh.
 
 readonly FIREWALL_RULES=/etc/nordmesh/firewall.nft
 readonly FIREWALL_MEMBERS=/etc/nordmesh/members.nft
 readonly FIREWALL_UNIT=nordmesh-firewall.service
+readonly POD_TABLE='table inet nordmesh-pods'
 
 # ssh_client: the address that this script's SSH connection comes from; nothing without one.
 ssh_client() {
@@ -74,9 +75,17 @@ firewall_on() {
         ! nft list table inet nordmesh >/dev/null 2>&1; then
         step "load the firewall rules"
         logged firewall nft -f "$FIREWALL_RULES"
+        grep -qF "$POD_TABLE" "$FIREWALL_RULES" || delete_table "$POD_TABLE"
     fi
     systemctl enable --quiet "$FIREWALL_UNIT" 2>/dev/null
     is_active "$FIREWALL_UNIT" || logged "$FIREWALL_UNIT" systemctl start "$FIREWALL_UNIT" 9>&-
+}
+
+# delete_table TABLE: deletes one of the firewall's own tables, if there is one.
+delete_table() {
+    logged firewall-tables nft list tables
+    # shellcheck disable=SC2086 # `table FAMILY NAME`
+    ! grep -qxF "$1" "$LOG_DIR/firewall-tables.log" || logged firewall-off nft delete $1
 }
 
 # firewall_off: removes the rules and the service, with the members' addresses.
@@ -84,8 +93,7 @@ firewall_off() {
     [ -e "$FIREWALL_MEMBERS" ] || [ -e "$FIREWALL_RULES" ] || return 0
     step "remove the firewall rules"
     stop_for_good "$FIREWALL_UNIT"
-    logged firewall-tables nft list tables
-    ! grep -qxF 'table inet nordmesh' "$LOG_DIR/firewall-tables.log" ||
-        logged firewall-off nft delete table inet nordmesh
+    delete_table 'table inet nordmesh'
+    delete_table "$POD_TABLE"
     rm -f "$FIREWALL_MEMBERS"
 }

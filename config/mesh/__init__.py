@@ -67,6 +67,10 @@ class Mesh(Section):
     services: dict[ServiceName, Service] = Field(
         default={}, description="the services with routes and policies, by name"
     )
+    network_policy: bool = Field(
+        default=False,
+        description="whether each node enforces callers and egress for pods without a sidecar, too",
+    )
     egress: Egress = Field(
         default=Egress(), description="the hosts outside the cluster that may be called, and why"
     )

@@ -122,6 +122,7 @@ def _prepare_script(config: StackConfig, binaries: Binaries, name: str) -> str:
         images={},
         pause_image=catalogue.KUBERNETES[config.kubernetes.version].pause_image,
         registry_hosts=registry_hosts(registry=config.artifacts.registry, images=images),
+        network_policy=config.mesh.network_policy,
         rollout=Rollout(()),
     )
     return _exports({"NODE_NAME": name, **node.settings(args)}) + text_of("node-prepare.sh")

@@ -248,7 +248,12 @@ def test_a_lost_state_is_restored(kind: str, backends: Backends, operators: Oper
 
 
 @pytest.mark.parametrize(
-    ("old", "new"), [("directory", "s3"), ("s3", "postgres"), ("postgres", "directory")]
+    ("old", "new"),
+    [
+        ("directory", "s3"),
+        pytest.param("s3", "postgres", marks=pytest.mark.long),
+        pytest.param("postgres", "directory", marks=pytest.mark.long),
+    ],
 )
 def test_a_stack_moves_to_another_backend(
     old: str, new: str, backends: Backends, operators: Operators

@@ -2,9 +2,7 @@
 
 import json
 import shutil
-import subprocess
 import textwrap
-import time
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from pathlib import Path
@@ -16,12 +14,11 @@ from components.node_labels import FILE, settings
 from components.remote.node_command import Script
 from config import Taint
 from lab import paths
-from lab.ports import reserved_port
+from tests.engine.api_server import ApiServer, serving
 from tests.unit.machine import Machine, Result
 
 Values = dict[str, Any]
 NODE = "worker-1"
-TOKEN = "a-token-of-this-test"  # noqa: S105
 DEDICATED = Taint(key="dedicated", value="db", effect="NoSchedule")
 UNREACHABLE = {
     "key": "node.kubernetes.io/unreachable",
@@ -33,19 +30,9 @@ UNREACHABLE = {
 class Api:
     """An API server, and a machine with kubectl whose administrator's kubeconfig leads to it."""
 
-    def __init__(self, machine: Machine, kubectl: Path) -> None:
-        self._machine, self._kubectl = machine, kubectl
-        self._config = machine.path("/etc/kubernetes/admin.conf")
-
-    def kubectl(self, *arguments: str, stdin: str = "") -> str:
-        command = [str(self._kubectl), "--kubeconfig", str(self._config), *arguments]
-        ended = subprocess.run(command, input=stdin, capture_output=True, text=True, check=False)
-        assert ended.returncode == 0, ended.stderr
-        return ended.stdout
-
-    def is_ready(self) -> bool:
-        command = [str(self._kubectl), "--kubeconfig", str(self._config), "get", "--raw", "/readyz"]
-        return subprocess.run(command, capture_output=True, check=False).returncode == 0
+    def __init__(self, machine: Machine, server: ApiServer) -> None:
+        self._machine = machine
+        self.kubectl = server.kubectl
 
     @contextmanager
     def interfering(self, arguments: str) -> Iterator[None]:
@@ -96,59 +83,20 @@ class Api:
 
 @pytest.fixture(scope="module")
 def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    """A running API server that allows everything to the token's user."""
-    with reserved_port() as etcd, reserved_port() as peer, reserved_port() as port:
-        yield from serve(tmp_path_factory.mktemp("api"), etcd=etcd, peer=peer, port=port)
+    with serve(tmp_path_factory.mktemp("api")) as api:
+        yield api
 
 
-def serve(folder: Path, *, etcd: int, peer: int, port: int) -> Iterator[Api]:
-    cache = paths.cache().bin
-    subprocess.run(
-        ["openssl", "genrsa", "-out", "accounts.key", "2048"], cwd=folder, check=True,
-        capture_output=True,
-    )  # fmt: skip
-    (folder / "tokens").write_text(f"{TOKEN},admin,admin,system:masters\n")
-    url = f"http://127.0.0.1:{etcd}"
-    commands = [
-        [
-            str(cache / "etcd" / "etcd"), "--data-dir=etcd", f"--listen-client-urls={url}",
-            f"--advertise-client-urls={url}", f"--listen-peer-urls=http://127.0.0.1:{peer}",
-        ],
-        [
-            str(cache / "kubernetes" / "kube-apiserver"), f"--etcd-servers={url}",
-            "--bind-address=127.0.0.1", f"--secure-port={port}", "--cert-dir=certificates",
-            "--token-auth-file=tokens", "--authorization-mode=RBAC",
-            "--disable-admission-plugins=TaintNodesByCondition",
-            "--service-account-issuer=https://test", "--service-cluster-ip-range=10.96.0.0/16",
-            "--service-account-key-file=accounts.key",
-            "--service-account-signing-key-file=accounts.key",
-        ],
-    ]  # fmt: skip
+@contextmanager
+def serve(folder: Path) -> Iterator[Api]:
+    """Run an API server, with a machine that has kubectl."""
     machine = Machine.make(folder / "machine")
-    shutil.copy(cache / "kubernetes" / "kubectl", machine.path("/usr/local/bin/kubectl"))
-    cluster = {"server": f"https://127.0.0.1:{port}", "insecure-skip-tls-verify": True}
-    kubeconfig = {
-        "apiVersion": "v1",
-        "kind": "Config",
-        "clusters": [{"name": "test", "cluster": cluster}],
-        "users": [{"name": "test", "user": {"token": TOKEN}}],
-        "contexts": [{"name": "test", "context": {"cluster": "test", "user": "test"}}],
-        "current-context": "test",
-    }
-    machine.write("/etc/kubernetes/admin.conf", json.dumps(kubeconfig))
-    api = Api(machine, cache / "kubernetes" / "kubectl")
-    with (folder / "log").open("w") as log:
-        running = [subprocess.Popen(command, cwd=folder, stderr=log) for command in commands]
-        try:
-            deadline = time.monotonic() + 300
-            while not api.is_ready():
-                assert time.monotonic() < deadline, (folder / "log").read_text()[-2000:]
-                time.sleep(0.5)
-            yield api
-        finally:
-            for process in running:
-                process.kill()
-                process.wait()
+    shutil.copy(
+        paths.cache().bin / "kubernetes" / "kubectl", machine.path("/usr/local/bin/kubectl")
+    )
+    with serving(folder) as running:
+        machine.write("/etc/kubernetes/admin.conf", running.kubeconfig.read_text())
+        yield Api(machine, running)
 
 
 @pytest.fixture

@@ -10,7 +10,6 @@ import yaml
 from components.manifests import Manifest, coredns, local_storage
 from components.remote.node_command import Script
 from config import LocalStorage, catalogue
-from lab.ports import reserved_port
 from tests.engine.test_node_labels import NODE, Api, serve
 from tests.unit.machine import Result
 
@@ -19,8 +18,8 @@ CLAIMED = "pvc-0b9f2d3e"
 
 @pytest.fixture(scope="module")
 def api(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Api]:
-    with reserved_port() as etcd, reserved_port() as peer, reserved_port() as port:
-        yield from serve(tmp_path_factory.mktemp("api"), etcd=etcd, peer=peer, port=port)
+    with serve(tmp_path_factory.mktemp("api")) as api:
+        yield api
 
 
 def apply(api: Api, objects: Sequence[Manifest], *options: str) -> str:

@@ -24,6 +24,8 @@ MOMENTS = {
 }
 SECONDS = 200
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def project() -> Iterator[Project]:

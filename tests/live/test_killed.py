@@ -15,6 +15,8 @@ MOMENTS = {
     "istioctl install": ("istioctl install --skip-confirmation", 8.0),
 }
 
+pytestmark = pytest.mark.long
+
 
 @pytest.fixture(scope="module")
 def project() -> Iterator[Project]:

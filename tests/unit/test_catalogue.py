@@ -81,6 +81,8 @@ def test_images_have_official_names() -> None:
         "docker.io/nordmesh/echo:1.1.0",
     ]
     assert catalogue.ECHO_IMAGE not in catalogue.images("1.23.17", "1.16.5")
+    filtered = catalogue.images("1.23.17", "1.16.5", network_policy=True)
+    assert [image for image in filtered if "kube-router" in image] == [catalogue.KUBE_ROUTER_IMAGE]
     assert "example.com/i/pilot:1.16.5" in catalogue.images(
         "1.23.17", "1.16.5", hub="example.com/i"
     )

@@ -127,6 +127,19 @@ def test_the_rules_touch_only_their_own_table() -> None:
     assert set(re.findall(r"table inet (\S+)", text)) == {"nordmesh"}
 
 
+def test_pods_that_nothing_filters_have_no_connections_before_the_first_pod() -> None:
+    unit = f"{UNITS}/nordmesh-firewall.service"
+    assert "nordmesh-pods" not in rules(ARGS) + contents(ARGS, "firewall")[unit]
+    files = contents(replace(ARGS, network_policy=True), "firewall")
+    lines = [line.strip() for line in files[RULES].splitlines()]
+    dropping = [line for line in lines if line.endswith("drop") and "filtered" in line]
+    assert dropping == ["iifname @filtered counter drop", "oifname @filtered counter drop"]
+    # A reload keeps the set: the table is not deleted, unlike the other one.
+    assert "delete table inet nordmesh-pods" not in files[RULES]
+    (arming,) = (line for line in files[unit].splitlines() if "filtered" in line)
+    assert arming.startswith("ExecStart=/bin/sh -c 'test -e /sys/class/net/cni0 || ")
+
+
 def test_a_disabled_firewall_has_no_rules() -> None:
     assert contents(with_host(firewall={"enabled": False}), "firewall") == {}
 

@@ -6,6 +6,7 @@ from typing import Any
 
 import pytest
 
+from cli.drift.hosts import rules_of
 from components.host.backup import node_files as backup_files
 from components.host.table import RULES, SSHD, HostArgs, node_files
 from components.host.templates import ROOT, render
@@ -51,12 +52,29 @@ def test_nft_accepts_the_rules_of_a_private_address(machine: Machine) -> None:
     assert_accepted(machine.shell(f"nft --check --file {RULES}"))
 
 
+RELOAD = f"nft -f {RULES} && nft -f {RULES}"
+POD_TABLE = "inet nordmesh-pods"
+
+
+def test_nft_loads_the_rules_for_pods_and_drift_reads_them_back(machine: Machine) -> None:
+    """The set says that kube-router filters the pods: it has to outlive a reload of the rules."""
+    write_files(machine, host_args(network_policy=True))
+    machine.write("/etc/nordmesh/members.nft", "define members = { 192.0.2.11 }\n")
+    add = f"nft add element {POD_TABLE} filtered '{{ cni0 }}'"
+    tables = f"nft list table inet nordmesh; nft list table {POD_TABLE}"
+    result = machine.shell(f"{RELOAD} && {add} && {RELOAD} && {tables}")
+    assert_accepted(result)
+    assert 'elements = { "cni0" }' in result.stdout
+    assert rules_of(result.stdout) == rules_of(machine.read(RULES))
+    assert any("filtered" in line for line in rules_of(result.stdout))
+
+
 def files_with_units() -> dict[str, str]:
     """The files of a control plane, a worker, a backup and a new guest, by path."""
     backup = Backup.model_validate({"directory": "/srv/backup", "keys": [KEY]})
     files = [
-        *node_files(host_args(role="control-plane")),
-        *node_files(host_args(role="worker")),
+        *node_files(host_args(role="control-plane", network_policy=True)),
+        *node_files(host_args(role="worker", network_policy=True)),
         *backup_files("cp-1", backup, cluster="prod"),
     ]
     ready = render(READY_UNIT, ready="ready")

@@ -27,6 +27,9 @@ def _program(name: str = "echo", group: str = "demo", seconds: int = 1) -> Progr
     return Program(name=name, group=group, package=".", seconds=seconds)
 
 
+_KUBE_ROUTER = "github.com/cloudnativelabs/kube-router/v2"
+
+
 def _required(group: str, module: str) -> str:
     text = (build.module_folder(group) / "go.mod").read_text()
     match = re.search(rf"^\s*(?:require )?{re.escape(module)} v(\S+)", text, re.MULTILINE)
@@ -38,6 +41,8 @@ def test_the_table_and_go_mod_have_the_same_versions() -> None:
     assert _required("kubernetes", "k8s.io/kubernetes") == programs.KUBERNETES
     assert _required("pulumi", "github.com/pulumi/pulumi/pkg/v3") == programs.PULUMI
     assert _required("metrics-server", "sigs.k8s.io/metrics-server") == programs.METRICS_SERVER
+    assert _required("kube-router", _KUBE_ROUTER) == programs.KUBE_ROUTER
+    assert catalogue.KUBE_ROUTER_IMAGE.endswith(f":v{programs.KUBE_ROUTER}")
     assert _required("alertmanager", "github.com/prometheus/alertmanager") == programs.ALERTMANAGER
     assert catalogue.ALERTMANAGER_IMAGE.endswith(f":v{programs.ALERTMANAGER}")
     provisioner = _required("local-path-provisioner", "github.com/rancher/local-path-provisioner")
@@ -324,6 +329,7 @@ def local_selection(**sections: object) -> Selection:
 
 ONLY_FOR_TESTS = {
     "alertmanager/alertmanager",
+    "kube-router/kube-router",
     "local-path-provisioner/local-path-provisioner",
     "istio-1.18/pilot-discovery",
     "istio-1.18/istioctl",
@@ -359,6 +365,9 @@ def test_enabled_features_are_built() -> None:
     observed = local_selection(observability={"prometheus": {"enabled": True}})
     assert names(observed) - shipped == {"prometheus/prometheus"}
     assert catalogue.PROMETHEUS_IMAGE in {image.reference for image in observed.images}
+    mesh = services.read_stack(paths.PROJECT, "local")["mesh"]
+    filtered = local_selection(mesh={**mesh, "networkPolicy": True})
+    assert names(filtered) - shipped == {"kube-router/kube-router"}
     receiver = {"webhook": {"host": "receiver.shop.svc.cluster.local"}}
     alerting = local_selection(
         observability={

@@ -70,6 +70,7 @@ def test_nodes_are_read_from_options(project: Path, capsys: pytest.CaptureFixtur
     config = loaded(project, "dev")
     assert config.kubernetes.cluster_name == "dev"
     assert config.kubernetes.endpoint == "api.dev.internal"
+    assert config.mesh.network_policy
     assert [name for name, _ in config.machines.control_planes] == ["cp-1"]
     login = config.machines.login(config.machines.nodes["worker-1"])
     assert (login.user, login.port) == ("debian", 2222)

@@ -1408,6 +1408,20 @@ def test_the_firewall_counts_as_off_only_without_its_rules(
     assert bool(kubernetes.calls("nft delete")) == table
 
 
+@pytest.mark.parametrize("wanted", [True, False])
+def test_the_rules_for_pods_are_deleted_when_the_file_has_none(
+    kubernetes: Machine, *, wanted: bool
+) -> None:
+    table = "table inet nordmesh-pods"
+    kubernetes.write("/etc/nordmesh/members.nft", "")
+    kubernetes.write("/etc/nordmesh/firewall.nft", f"add {table}\n" if wanted else "")
+    listed = f"*'list tables') echo table inet nordmesh; echo {table} ;; 'list table '*) exit 1 ;;"
+    kubernetes.fake("nft", f"case $* in {listed} esac")
+    result = call(kubernetes, "firewall_on", ENDPOINT_ADDRESS="192.0.2.11")
+    assert result.status == 0, result.stderr
+    assert kubernetes.calls("nft delete") == ([] if wanted else [f"nft delete {table}"])
+
+
 def test_an_unreadable_list_of_images_is_not_an_empty_list(kubernetes: Machine) -> None:
     digest = f"sha256:{'0' * 64}"
     kubernetes.write("/var/lib/nordmesh/images", f"registry.k8s.io/pause:3.6 {digest}\n")
