@@ -7,10 +7,11 @@ from pydantic.fields import FieldInfo
 from pydantic_core import to_jsonable_python
 
 from cli.options import AsJson, Stack
-from cli.output import aligned, print_json, print_yaml
+from cli.output import print_json, print_yaml
 from cli.plan import plan
 from cli.pulumi_cli import project
 from components.engine_values import SECRET
+from components.tables import aligned
 from config import (
     EXAMPLE,
     SECRETS,

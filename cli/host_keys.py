@@ -1,4 +1,7 @@
-"""Fetch SSH host keys, and compute the fingerprints that people compare."""
+"""Fetch SSH host keys, and compute the fingerprints that people compare.
+
+asyncssh is imported where it is used: it takes 0.1 s to 0.3 s, which no other command needs.
+"""
 
 import asyncio
 

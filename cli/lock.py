@@ -11,7 +11,7 @@ from typing import Annotated
 import typer
 
 from cli import registry
-from config import catalogue
+from config import catalogue, image_references
 from config.errors import NordmeshError
 
 Fetch = Callable[[str], str]
@@ -77,7 +77,7 @@ def digests_of(reference: str, source: str | None) -> dict[str, str]:
 
     source: a registry that has it below its official host's name, None for the official one.
     """
-    repository, tag = registry.split(reference)
+    repository, tag = image_references.split(reference)
     where = registry.locate(repository, source)
     manifest = registry.manifest(where, tag)
     if manifest.is_index:

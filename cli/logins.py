@@ -5,7 +5,7 @@ from collections.abc import Mapping, Sequence
 from typing import Any
 
 from cli.pulumi_cli import PulumiError, output
-from components.nodes_ssh import Login
+from components.remote.nodes_ssh import Login
 from config import SSH_KEY, SSH_KEY_PASSWORD, Bastion, ExistingNode, Machines, StackConfig
 from config.errors import NAMESPACE
 

@@ -15,7 +15,7 @@ from cli.download import Done, Say, fetch, megabytes
 from cli.lock import read_lock
 from cli.options import OptionalStack
 from cli.pulumi_cli import project, selected_stack
-from config import StackConfig, catalogue
+from config import StackConfig, catalogue, image_references
 from config.catalogue import Download, Lock
 from config.errors import NordmeshError
 from config.load import read_stack
@@ -97,7 +97,7 @@ class Images:
         Its tag then points to an index of them, which keeps the entries of other architectures.
         Raises NordmeshError.
         """
-        repository, tag = registry.split(reference)
+        repository, tag = image_references.split(reference)
         source = registry.locate(repository, self.source)
         target = registry.locate(repository, self.target)
         size, is_new, entries = 0, False, {}

@@ -160,7 +160,7 @@ def write(
     bastion: NewLogin | None = None,
 ) -> Path:
     """Write a stack file, after the checks of a preview; raises NordmeshError."""
-    path = project / f"Pulumi.{stack}.yaml"
+    path = stack_file.path_of(project, stack)
     by_name: dict[str, object] = {}
     for node in nodes:
         if node.name in by_name:
@@ -355,7 +355,7 @@ def _new_stack(
             fix="pass the name before --node, for example nordmesh new prod --node ...",
         )
     stack = _checked(Label, name) if name else _asked(ask, "stack's name", Label)
-    path = project() / f"Pulumi.{stack}.yaml"
+    path = stack_file.path_of(project(), stack)
     if path.exists():
         raise _exists(path)
     default = f"api.{stack}.internal"

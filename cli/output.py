@@ -4,16 +4,13 @@ import json
 import re
 import sys
 from collections.abc import Iterable, Sequence
-from io import StringIO
 
 from rich.console import Console
 from rich.markdown import Markdown
 from rich.syntax import Syntax
-from rich.table import Table
 from rich.text import Text
 
-_WIDE = 1000
-"""The width of output that is not for a terminal, wide enough that no line is wrapped."""
+from components.tables import WIDE, table
 
 
 def print_json(value: object) -> None:
@@ -48,20 +45,5 @@ def print_error(text: str) -> None:
 
 def print_table(columns: Sequence[str], rows: Iterable[Sequence[str]]) -> None:
     """Print a table with a heading for each column."""
-    console = Console() if sys.stdout.isatty() else Console(width=_WIDE)
-    console.print(_table(rows, columns))
-
-
-def aligned(rows: Iterable[Sequence[str]]) -> list[str]:
-    """Format rows as lines of plain text with aligned columns."""
-    text = StringIO()
-    Console(file=text, width=_WIDE, color_system=None).print(_table(rows))
-    return [line.rstrip() for line in text.getvalue().splitlines()]
-
-
-def _table(rows: Iterable[Sequence[str]], columns: Sequence[str] = ()) -> Table:
-    table = Table(*columns, box=None, pad_edge=False, padding=(0, 2, 0, 0))
-    table.show_header = bool(columns)
-    for row in rows:
-        table.add_row(*map(Text, row))
-    return table
+    console = Console() if sys.stdout.isatty() else Console(width=WIDE)
+    console.print(table(rows, columns))

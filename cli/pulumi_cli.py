@@ -7,6 +7,8 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from components.api_servers import first_ready
+from components.manifests import kubeadm
 from config import stack_file
 from config.errors import NordmeshError
 
@@ -80,9 +82,6 @@ def kubeconfig(stack: str) -> str:
 
 def _reachable(text: str, planes: Sequence[str]) -> str:
     """A kubeconfig with the address of a control plane that answers, unless it has another name."""
-    from components.api_servers import first_ready
-    from components.manifests import kubeadm
-
     if kubeadm.address_in(text) not in planes:
         return text
     return kubeadm.with_address(text, asyncio.run(first_ready(planes)))

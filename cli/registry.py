@@ -113,12 +113,6 @@ def address(text: str) -> str:
     return text.rstrip("/")
 
 
-def split(reference: str) -> tuple[str, str]:
-    """Split a reference into its repository, with the host, and its tag."""
-    repository, _, tag = reference.rpartition(":")
-    return repository, tag
-
-
 def locate(repository: str, registry: str | None) -> Repository:
     """Locate a repository: at its own host, or below the host's name in another registry."""
     if registry is None:
@@ -130,14 +124,14 @@ def locate(repository: str, registry: str | None) -> Repository:
 
 def manifest(where: Repository, name: str) -> Manifest:
     """Return the manifest of a tag or digest; raises NordmeshError if it is missing."""
-    found = Manifest(body=_inspect(where, name, "--raw"))
-    if name.startswith("sha256:") and found.digest != name:
+    document = Manifest(body=_inspect(where, name, "--raw"))
+    if name.startswith("sha256:") and document.digest != name:
         raise NordmeshError(
-            f"{where} returned {found.digest} instead of {name}", code="wrong-digest"
+            f"{where} returned {document.digest} instead of {name}", code="wrong-digest"
         )
-    if not {"manifests", "config"} & found.content.keys():
+    if not {"manifests", "config"} & document.content.keys():
         raise _not_a_manifest()
-    return found
+    return document
 
 
 def find(where: Repository, name: str) -> Manifest | None:

@@ -15,10 +15,11 @@ from cli.backup import age
 from cli.options import AsJson, Stack
 from cli.output import print_error, print_json, print_table
 from cli.pulumi_cli import PulumiError, kubeconfig, project
+from components import api_servers
 from components.gates import bare_pods, credentials, scope, selection, stats
 from components.gates.inventory import Inventory, Proxy
 from components.manifests.mtls import NAMESPACE_POLICY, Modes
-from config import ROOT_NAMESPACE, Mesh, StackConfig, ports
+from config import ROOT_NAMESPACE, Mesh, StackConfig, image_references, ports
 from config.errors import NordmeshError
 from config.load import read_stack
 from config.machines.checks import quorum
@@ -137,7 +138,7 @@ def deployments(items: Sequence[Mapping[str, Any]]) -> list[Deployment]:
             Deployment(
                 name=item["metadata"]["name"],
                 # A gateway's image is "auto": the injector chooses it.
-                version=image.rpartition(":")[2] if ":" in image else "",
+                version=image_references.split(image)[1],
                 ready=int(item["status"].get("readyReplicas", 0)),
                 replicas=int(item["spec"].get("replicas", 1)),
             )
@@ -231,8 +232,6 @@ def connected(stack: str) -> Iterator[tuple["Api", StackConfig, str]]:
 
 def _unreachable(config: StackConfig, error: str) -> tuple[str, str]:
     """What is wrong with a cluster that could not be read, and what to do."""
-    from components import api_servers
-
     planes = {name: node.address for name, node in config.machines.control_planes}
     statuses = asyncio.run(api_servers.statuses(list(planes.values()))) if len(planes) > 1 else []
     ready = [status in api_servers.READY for status in statuses]
@@ -257,7 +256,7 @@ def measure(api: "Api", config: StackConfig, login: str, seconds: int) -> Status
     has_mesh = config.istio is not None
     items = api.items("/api/v1/nodes")
     members, snapshot = nodes(items), age.noted(items)
-    found = certificates.read(api, config, login, items)
+    ends = certificates.read(api, config, login, items)
     path = f"/apis/apps/v1/namespaces/{SYSTEM}/deployments"
     istio = deployments(api.items(path)) if has_mesh else []
     inventory = api.inventory() if has_mesh else Inventory(proxies=[])
@@ -267,7 +266,7 @@ def measure(api: "Api", config: StackConfig, login: str, seconds: int) -> Status
     missing = [name for name in sorted(config.machines.present) if name not in names]
     return Status(
         nodes=members,
-        certificates=found,
+        certificates=ends,
         istio=istio,
         proxies=len(proxies),
         unread=unread,
@@ -279,7 +278,7 @@ def measure(api: "Api", config: StackConfig, login: str, seconds: int) -> Status
             *(f"node {name} of the stack file is not in the cluster" for name in missing),
             *(istio_problems(istio) if has_mesh else ()),
             *(unprotected(api, config, inventory) if has_mesh else ()),
-            *found.problems(datetime.now(UTC)),
+            *ends.problems(datetime.now(UTC)),
         ],
     )
 

@@ -9,8 +9,8 @@ from datetime import UTC, datetime, timedelta
 import pulumi
 
 from components.manifests import kubeadm
-from components.node_command import Script
-from components.remote import Connection, RemoteScript
+from components.remote.node_command import Script
+from components.remote.script import Connection, RemoteScript
 
 FILE = "admin-credentials.sh"
 SINCE = "SINCE"

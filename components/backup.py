@@ -3,8 +3,8 @@
 import pulumi
 
 from components.host.backup import settings
-from components.node_command import Script
-from components.remote import Connection, RemoteScript
+from components.remote.node_command import Script
+from components.remote.script import Connection, RemoteScript
 from config import Backup
 
 FILE = "backup-install.sh"

@@ -12,11 +12,11 @@ from components.machines import Machine
 from components.manifests import hardening, kubeadm
 from components.membership import Membership
 from components.node import PULL_SECONDS, Node
-from components.node_command import Script
 from components.node_labels import NodeLabels
-from components.remote import LOCK_SECONDS, RemoteScript
+from components.remote.node_command import Script
+from components.remote.runners import Member, Runners
+from components.remote.script import LOCK_SECONDS, RemoteScript
 from components.rollout import Rollout
-from components.runners import Member, Runners
 from config import Kubernetes, Oidc, Taint
 from config.catalogue import KubernetesRelease
 

@@ -8,7 +8,7 @@ from components.istio import Istio
 from components.manifests import echo
 from components.mesh_policy import MeshPolicy
 from components.objects import Cluster
-from config import Service
+from config import OUTSIDE_NAMESPACE, Service
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -53,5 +53,9 @@ class Demo(pulumi.ComponentResource):
         apply(echo.client_deployment(namespace, image=args.image), parent=self, after=injected)
         apply(echo.client_service(namespace), parent=self, after=[inside])
         outside = apply(echo.outside_namespace(), parent=self)
-        apply(echo.client_deployment(echo.OUTSIDE, image=args.image), parent=self, after=[outside])
+        apply(
+            echo.client_deployment(OUTSIDE_NAMESPACE, image=args.image),
+            parent=self,
+            after=[outside],
+        )
         self.register_outputs({})

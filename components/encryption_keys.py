@@ -13,10 +13,10 @@ from dataclasses import dataclass
 import pulumi
 
 from components.handover import Line
-from components.node_command import Script
-from components.nodes_ssh import Sessions
 from components.peers import Asked, ask, problem
-from components.remote import LOCK_SECONDS, Connection, RemoteScript
+from components.remote.node_command import Script
+from components.remote.nodes_ssh import Sessions
+from components.remote.script import LOCK_SECONDS, Connection, RemoteScript
 
 PIPE = "/run/nordmesh/encryption-keys"
 """Where encryption-add.sh reads its line."""

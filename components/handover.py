@@ -12,8 +12,8 @@ from typing import TypeAlias
 
 import pulumi
 
-from components.nodes_ssh import Login, NoSession, Session, Sessions
-from components.remote import Connection, login
+from components.remote.nodes_ssh import Login, NoSession, Session, Sessions
+from components.remote.script import Connection, login
 from components.threads import in_thread
 
 PIPE = "/run/nordmesh/join-token"

@@ -5,7 +5,7 @@ from collections.abc import Mapping
 import pulumi
 
 from components.manifests import istio_operator
-from components.node_command import settings_of
+from components.remote.node_command import settings_of
 from config import Machines
 from config.errors import NAMESPACE, NordmeshError
 

@@ -11,7 +11,7 @@ from typing import Any
 import pulumi
 
 from components.manifests import kubeadm
-from components.node_command import settings_of
+from components.remote.node_command import settings_of
 from config import AnyNode, ExistingNode, Hypervisor, KvmNode, StackConfig, catalogue
 from config.errors import KeyPath, NordmeshError, Problem
 

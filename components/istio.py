@@ -12,9 +12,9 @@ from components.control_plane import ControlPlanes
 from components.gates.hooks import Gates
 from components.manifests import istio_operator, kubeadm
 from components.node import binaries_setting, proxy_settings
-from components.node_command import Script
 from components.objects import Cluster
-from components.remote import RemoteScript
+from components.remote.node_command import Script
+from components.remote.script import RemoteScript
 from config import ROOT_NAMESPACE, Artifacts, Machines
 from config import Istio as IstioConfig
 from config.catalogue import Binary

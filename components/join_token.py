@@ -10,8 +10,8 @@ from collections.abc import Mapping
 import pulumi
 
 from components.handover import ERROR, PIPE, Handovers, Line
-from components.nodes_ssh import Login, Sessions
-from components.remote import Connection, login
+from components.remote.nodes_ssh import Login, Sessions
+from components.remote.script import Connection, login
 
 TTL = "10m"
 

@@ -13,7 +13,7 @@ from pulumi_command import remote
 from components import immutable
 from components.control_plane import ControlPlanes, leave_script
 from components.machines import Machine
-from components.remote import RemoteScript
+from components.remote.script import RemoteScript
 from components.rollout import Rollout
 from config import Role
 

@@ -15,9 +15,9 @@ import pulumi
 from components import encryption_keys
 from components.handover import PIPE, Handovers, Line
 from components.manifests import kubeadm
-from components.nodes_ssh import Sessions
 from components.peers import Asked, Peer, ask, problem
-from components.remote import login
+from components.remote.nodes_ssh import Sessions
+from components.remote.script import login
 
 INIT = "init"
 """The answer for the machine that creates the cluster."""

@@ -8,8 +8,8 @@ import pulumi
 from components import immutable
 from components.host import table
 from components.machines import Machine
-from components.node_command import Script
-from components.remote import RemoteScript
+from components.remote.node_command import Script
+from components.remote.script import RemoteScript
 from components.rollout import Rollout, Stage
 from config import Artifacts, Database, Host, Kubernetes, kubelet
 from config.catalogue import Binary

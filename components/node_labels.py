@@ -10,8 +10,8 @@ from collections.abc import Mapping, Sequence
 
 import pulumi
 
-from components.node_command import Script
-from components.remote import Place, RemoteScript
+from components.remote.node_command import Script
+from components.remote.script import Place, RemoteScript
 from config import Taint
 
 FILE = "label-node.sh"

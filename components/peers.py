@@ -4,9 +4,9 @@ from collections.abc import Mapping
 from dataclasses import dataclass
 
 from components.handover import ERROR
-from components.node_command import Script
-from components.nodes_ssh import Answer, Login, Sessions
-from components.remote import Connection
+from components.remote.node_command import Script
+from components.remote.nodes_ssh import Answer, Login, Sessions
+from components.remote.script import Connection
 
 
 @dataclass(frozen=True, kw_only=True)

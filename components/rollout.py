@@ -14,7 +14,7 @@ from enum import Enum
 
 import pulumi
 
-from components.failures import error_hooks, is_repeated
+from components.remote.failures import error_hooks, is_repeated
 
 _KNOWN_SECONDS = 5
 

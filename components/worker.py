@@ -10,9 +10,9 @@ from components.control_plane import ControlPlanes, reset_script
 from components.join_token import JoinTokens
 from components.manifests import kubeadm
 from components.node import PULL_SECONDS, Node
-from components.node_command import Script
 from components.node_labels import NodeLabels
-from components.remote import LOCK_SECONDS, RemoteScript
+from components.remote.node_command import Script
+from components.remote.script import LOCK_SECONDS, RemoteScript
 from components.rollout import Rollout, Stage
 from config import Taint
 

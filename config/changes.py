@@ -766,8 +766,8 @@ def every_key() -> list[str]:
 
     A key is a value, a model that may be left out, or an entry of a mapping or a list of models.
     """
-    found = [".".join(path) for path in _fields(StackConfig, ())]
-    return [*dict.fromkeys(found), *SECRETS]
+    keys = [".".join(path) for path in _fields(StackConfig, ())]
+    return [*dict.fromkeys(keys), *SECRETS]
 
 
 def _fields(model: type[BaseModel], above: KeyPath) -> Iterator[KeyPath]:

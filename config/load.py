@@ -36,7 +36,7 @@ def overlooked(project_dir: Path) -> list[Problem]:
     """
     values = _configuration()
     clear = [name for name in SECRETS if _is_clear(f"{NAMESPACE}:{name}", values)]
-    file = project_dir / f"Pulumi.{pulumi.get_stack()}.yaml"
+    file = stack_file.path_of(project_dir, pulumi.get_stack())
     try:
         text = file.read_text()
     except (OSError, UnicodeDecodeError):
@@ -58,9 +58,9 @@ def load(
     passes it, JSON text. project_dir: the directory that artifacts.lock is relative to. problems:
     problems of the file as a whole. Raises ConfigError with all problems at once.
     """
-    sections, found = _check(values, project_dir, problems)
-    if found:
-        raise ConfigError(found)
+    sections, errors = _check(values, project_dir, problems)
+    if errors:
+        raise ConfigError(errors)
     return _config(sections)
 
 
@@ -103,13 +103,13 @@ def read_stack(project: Path, stack: str) -> Loaded:
 
 def load_file(file: StackFile, project_dir: Path) -> Loaded:
     """Check a stack file."""
-    sections, found = _check(file.values, project_dir, file.problems)
+    sections, errors = _check(file.values, project_dir, file.problems)
     is_understood = sections.are_usable and all(
         file.is_secret(problem.path) for problem in sections.problems
     )
     problems = tuple(
         problem
-        for problem in found
+        for problem in errors
         if problem in file.problems
         or not (file.is_secret(problem.path) or (file.is_example and problem.path == (SSH_KEY,)))
     )
@@ -121,13 +121,13 @@ def _check(
     values: Mapping[str, object], project_dir: Path, problems: Iterable[Problem]
 ) -> tuple[Sections, list[Problem]]:
     """The sections of a stack, and every problem."""
-    found = list(problems)
-    elsewhere = {problem.path[0] for problem in found if problem.path}
+    errors = list(problems)
+    elsewhere = {problem.path[0] for problem in errors if problem.path}
     sections = Sections(values, project_dir, elsewhere=elsewhere)
-    found += sections.problems
+    errors += sections.problems
     for check in CHECKS:
-        found += [problem for problem in check(sections) if not sections.is_unclear(problem)]
-    return sections, found
+        errors += [problem for problem in check(sections) if not sections.is_unclear(problem)]
+    return sections, errors
 
 
 def _config(sections: Sections) -> StackConfig:

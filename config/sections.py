@@ -5,7 +5,8 @@ from collections.abc import Mapping
 from collections.abc import Set as AbstractSet
 from copy import deepcopy
 from pathlib import Path
-from typing import TypeVar
+from types import NoneType
+from typing import Any, TypeVar, get_args
 
 from pydantic import ValidationError
 
@@ -32,19 +33,16 @@ from config.faults import Fault, replace
 from config.machines import pools
 from config.misspelt import misspelt_names
 
+
+def _model(annotation: Any) -> type[Section]:
+    """The model of a section, which may be None: `Istio` of `Istio | None`."""
+    models = (kind for kind in get_args(annotation) or (annotation,) if kind is not NoneType)
+    model: type[Section] = next(models)
+    return model
+
+
 SECTIONS: Mapping[str, type[Section]] = {
-    "machines": Machines,
-    "host": Host,
-    "preflight": Preflight,
-    "artifacts": Artifacts,
-    "kubernetes": Kubernetes,
-    "access": Access,
-    "backup": Backup,
-    "storage": Storage,
-    "istio": Istio,
-    "mesh": Mesh,
-    "observability": Observability,
-    "demo": Demo,
+    name: _model(field.annotation) for name, field in StackConfig.model_fields.items()
 }
 _SectionT = TypeVar("_SectionT", bound=Section)
 

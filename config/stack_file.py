@@ -47,7 +47,7 @@ class StackFile:
 
 def read(project: Path, stack: str) -> StackFile:
     """Read the file of a stack; raises NordmeshError."""
-    path = project / f"Pulumi.{stack}.yaml"
+    path = path_of(project, stack)
     try:
         return parse(path, path.read_text())
     except FileNotFoundError:
@@ -64,6 +64,18 @@ def read(project: Path, stack: str) -> StackFile:
         raise _unreadable(path, "an alias in it contains itself") from None
     except (OSError, UnicodeDecodeError, yaml.YAMLError) as error:
         raise _unreadable(path, str(error)) from None
+
+
+def path_of(project: Path, stack: str) -> Path:
+    """The path of a stack's file."""
+    return project / f"Pulumi.{stack}.yaml"
+
+
+def document(project: Path, stack: str) -> Mapping[str, Any]:
+    """The whole content of a stack file, unchecked; {} if it does not exist or is no mapping."""
+    path = path_of(project, stack)
+    content = yaml_reader.load(path.read_text()) if path.exists() else None
+    return content if isinstance(content, dict) else {}
 
 
 def names(project: Path) -> list[str]:

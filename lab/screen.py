@@ -21,7 +21,8 @@ from typing import Any
 
 from cli import status
 from components.manifests import echo
-from config import Service
+from components.tables import aligned
+from config import OUTSIDE_NAMESPACE, Service
 from lab import paths, programs
 from lab.errors import LabError
 from lab.services import Lab
@@ -158,7 +159,7 @@ def nodes(cluster: Cluster) -> Section:
     members = status.nodes(cluster.items("nodes"))
     return Section(
         title="Nodes",
-        lines=table([status.row(node) for node in members]),
+        lines=aligned(status.row(node) for node in members),
         problems=list(status.node_problems(members)),
     )
 
@@ -167,7 +168,9 @@ def istio(cluster: Cluster) -> Section:
     """The control plane and the gateways: version and replicas."""
     deployed = status.deployments(cluster.items("deployments", "-n", status.SYSTEM))
     rows = [(one.name, one.version, f"{one.ready}/{one.replicas} ready") for one in deployed]
-    return Section(title="Istio", lines=table(rows), problems=list(status.istio_problems(deployed)))
+    return Section(
+        title="Istio", lines=aligned(rows), problems=list(status.istio_problems(deployed))
+    )
 
 
 def proxies(cluster: Cluster) -> Section:
@@ -260,7 +263,7 @@ def plaintext(cluster: Cluster, config: Mapping[str, Any]) -> Section:
             lines.append(f"{space} is {mode}: plaintext is accepted")
             continue
         url = f"http://{name}.{space}:{_port(service)}/"
-        tally = cluster.call(echo.OUTSIDE, url, "--count", "1")
+        tally = cluster.call(OUTSIDE_NAMESPACE, url, "--count", "1")
         results = ", ".join(tally["errors"] or tally["statuses"])
         # Other failures, for example a name that is not found, say nothing about mutual TLS.
         if not tally["ok"] and set(tally["errors"]) & _REFUSALS:
@@ -358,15 +361,6 @@ def render(screen: Screen, *, colour: bool) -> str:
 
 def _wrap(text: str) -> list[str]:
     return [part for line in text.splitlines() for part in textwrap.wrap(line, _WIDTH - 4) or [""]]
-
-
-def table(rows: Sequence[Sequence[str]]) -> list[str]:
-    """Rows as lines with aligned columns."""
-    widths = [max(len(cell) for cell in column) for column in zip(*rows, strict=True)]
-    return [
-        "  ".join(cell.ljust(width) for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in rows
-    ]
 
 
 def bar(percent: float, width: int = 30) -> str:

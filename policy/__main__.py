@@ -29,9 +29,10 @@ from pulumi_policy import (
 )
 
 from components.engine_values import cleaned
+from config import stack_file
 from policy.rules import RULES
 from policy.rules.rule import Rule
-from policy.stack import Resource, Stack, Values, config_of, key_service_of, mapping, read_file
+from policy.stack import Resource, Stack, Values, config_of, key_service_of, mapping
 
 _RAW = "__target"  # the value behind a proxy of the SDK, which raises for unknown values
 
@@ -68,7 +69,7 @@ def _stack(args: StackValidationArgs) -> Stack:
 
 @cache
 def _file(stack: str) -> Values:
-    return read_file(PROJECT, stack)
+    return stack_file.document(PROJECT, stack)
 
 
 def _plain(value: Any) -> Any:

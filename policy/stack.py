@@ -3,12 +3,10 @@
 import datetime
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
-from pathlib import Path
 from typing import Any
 
 from components.manifests.istio_operator import specs
-from components.node_command import file, settings
-from config import yaml_reader
+from components.remote.node_command import file, settings
 from config.keys import POLICY_NAMESPACE, full
 
 Values = Mapping[str, Any]
@@ -112,12 +110,6 @@ class Stack:
             for command in self.commands
             for spec in specs(command.settings).values()
         ]
-
-
-def read_file(project: Path, stack: str) -> Values:
-    """Read a stack file; {} if it does not exist."""
-    path = project / f"Pulumi.{stack}.yaml"
-    return mapping(yaml_reader.load(path.read_text())) if path.exists() else {}
 
 
 def config_of(file: Values) -> Values:

@@ -34,9 +34,9 @@ from components.pod_firewall import PodFirewall, PodFirewallArgs
 from components.preflight.hook import Preflight
 from components.protection import protect_data
 from components.quorum import ControlPlaneList
-from components.remote import PrivateKey
+from components.remote.script import PrivateKey
+from components.remote.script_texts import ScriptTexts
 from components.rollout import Rollout
-from components.script_texts import ScriptTexts
 from components.worker import Worker, WorkerArgs
 from components.workloads import Workloads, WorkloadsArgs
 from config import DEMO_SERVICE, ExistingNode, StackConfig, catalogue, ports

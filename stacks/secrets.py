@@ -2,7 +2,7 @@
 
 import pulumi
 
-from components.remote import PrivateKey
+from components.remote.script import PrivateKey
 from config import (
     ALERT_SECRETS,
     BACKUP_SECRET_KEY,
@@ -23,8 +23,8 @@ def private_key() -> PrivateKey | None:
 def alert_secrets() -> dict[str, pulumi.Output[str]]:
     """The secrets of the receiver of alerts that are set, by their key."""
     secrets = pulumi.Config()
-    found = {key: secrets.get_secret(key) for key in ALERT_SECRETS}
-    return {key: value for key, value in found.items() if value is not None}
+    values = {key: secrets.get_secret(key) for key in ALERT_SECRETS}
+    return {key: value for key, value in values.items() if value is not None}
 
 
 def backup_secret_key() -> pulumi.Output[str] | None:

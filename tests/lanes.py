@@ -2,12 +2,11 @@
 
 Tests that are marked `long` are not in a lane: `python -m tests.lanes long` runs them alone.
 
-Each lane is a pytest process of its own. Live tests wait for nodes much of the time, so two lanes
+Each lane is its own pytest process. Live tests wait for nodes much of the time, so two lanes
 of them and the engine tests fill two cores. Ctrl-C reaches every lane, and each takes its labs down
 before it ends.
 """
 
-import argparse
 import os
 import signal
 import subprocess
@@ -18,6 +17,8 @@ from collections.abc import Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
+
+import click
 
 from lab.build import available_memory
 from lab.progress import duration
@@ -171,17 +172,17 @@ class Runner:
         return _Result(code=code, seconds=seconds, failures=tuple(failures))
 
 
-def main() -> int:
-    """The command; returns its exit code."""
-    parser = argparse.ArgumentParser(prog="python -m tests.lanes")
-    parser.add_argument("which", nargs="?", choices=[_LONG], help="run the long tests alone")
-    chosen = (long_lane(),) if parser.parse_args().which else lanes()
+@click.command()
+@click.argument("which", required=False, type=click.Choice([_LONG]))
+def main(which: str | None) -> None:
+    """Run the lanes, or the long tests alone; the exit status is 0 if all pass."""
+    chosen = (long_lane(),) if which else lanes()
     runner = Runner(lambda line: print(line, flush=True))
     for number in (signal.SIGINT, signal.SIGTERM):
         signal.signal(number, lambda *_: runner.stop())
     at_once = _AT_ONCE if available_memory() >= _ROOMY_BYTES else 1
-    return 0 if runner.run(chosen, at_once=at_once) else 1
+    sys.exit(0 if runner.run(chosen, at_once=at_once) else 1)
 
 
 if __name__ == "__main__":
-    sys.exit(main())
+    main(prog_name="python -m tests.lanes")

@@ -25,7 +25,7 @@ from cli.backup.storage import Storage
 from cli.logins import logins
 from cli.options import AsJson, Stack
 from cli.output import print_json, print_table
-from components import nodes_ssh
+from components.remote import nodes_ssh
 from config import StackConfig
 from config.errors import NordmeshError
 from config.scalars.durations import seconds
@@ -146,9 +146,9 @@ def _compare(stack: str, config: StackConfig, name: str, contents: proof.Content
         raise missing("etcd or etcdutl", "none; take them from etcd's release of the cluster")
     names = {name for name, _ in config.machines.control_planes}
     planes = {name: login for name, login in logins(stack, "-init").items() if name in names}
-    found = comparison.compare(contents.keys, comparison.live(planes), revision=contents.revision)
-    print(f"compared with the cluster: {found}")
-    comparison.refuse(name, found)
+    result = comparison.compare(contents.keys, comparison.live(planes), revision=contents.revision)
+    print(f"compared with the cluster: {result}")
+    comparison.refuse(name, result)
 
 
 @app.command("now", epilog="Example: nordmesh backup now --stack prod")

@@ -10,9 +10,9 @@ from dataclasses import dataclass
 from typing import Any
 
 from cli.backup.scratch_etcd import OBJECTS, Revisions, keys_below, revisions
-from components import nodes_ssh
-from components.node_command import Script
-from components.nodes_ssh import Login
+from components.remote import nodes_ssh
+from components.remote.node_command import Script
+from components.remote.nodes_ssh import Login
 from config.errors import NordmeshError
 
 _SCRIPT = "etcd-keys.sh"

@@ -10,7 +10,7 @@ from cli.drift.hosts import Facts
 from cli.logins import logins_by_script
 from cli.options import AsJson, Stack, Timeout
 from cli.output import print_json, print_table
-from components import nodes_ssh
+from components.remote import nodes_ssh
 from config.errors import NordmeshError
 
 _ORDER = ("pass", FAIL, UNKNOWN, "reason")
@@ -51,16 +51,16 @@ def command(
 
     Exit status: 0 no item fails, 1 an item fails, 3 none fails, but a node did not answer.
     """
-    found = results(stack, seconds=timeout)
+    checked = results(stack, seconds=timeout)
     if as_json:
-        print_json([asdict(result) for result in found])
+        print_json([asdict(result) for result in checked])
     else:
         print_table(
             ("Item", "Result", "What", "Detail"),
-            [(one.id, one.result, one.text, one.detail) for one in found],
+            [(one.id, one.result, one.text, one.detail) for one in checked],
         )
-        counts = (f"{sum(one.result == kind for one in found)} {kind}" for kind in _ORDER)
+        counts = (f"{sum(one.result == kind for one in checked)} {kind}" for kind in _ORDER)
         print(f"\n{', '.join(counts)}")
-    kinds = {result.result for result in found}
+    kinds = {result.result for result in checked}
     if FAIL in kinds or UNKNOWN in kinds:
         raise typer.Exit(1 if FAIL in kinds else 3)

@@ -14,8 +14,8 @@ from cli.output import print_json, print_markdown
 from cli.pulumi_cli import run
 from cli.review.markdown import counted
 from cli.review.preview import Preview, UnreadableError, parse
-from components import nodes_ssh
-from components.nodes_ssh import Answer
+from components.remote import nodes_ssh
+from components.remote.nodes_ssh import Answer
 from config.errors import NordmeshError
 
 _PREVIEW = ("preview", "--json", "--show-sames")

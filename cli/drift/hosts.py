@@ -32,7 +32,7 @@ from components.manifests.kubeadm import (
     STATIC_PODS,
     written_files,
 )
-from components.node_command import constant, settings
+from components.remote.node_command import constant, settings
 from config.errors import NordmeshError
 
 _HERE = Path(__file__).parent

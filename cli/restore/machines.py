@@ -3,9 +3,9 @@
 from collections.abc import Collection, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 
-from components import nodes_ssh
-from components.node_command import Script
-from components.nodes_ssh import Answer, Login
+from components.remote import nodes_ssh
+from components.remote.node_command import Script
+from components.remote.nodes_ssh import Answer, Login
 from config.errors import NordmeshError
 
 LOOK = "restore-look.sh"

@@ -13,10 +13,10 @@ from cli.pulumi_cli import run
 from cli.review.preview import Preview, UnreadableError, parse
 from components import node_labels
 from components.backup import FILE as BACKUP
-from components.copies import Copies
 from components.encryption_keys import RETIRE, USE
-from components.node_command import Script, file, settings, time_limit
-from components.nodes_ssh import DIAL_SECONDS, Answer, Login, NoSession, Sessions
+from components.remote.copies import Copies
+from components.remote.node_command import Script, file, settings, time_limit
+from components.remote.nodes_ssh import DIAL_SECONDS, Answer, Login, NoSession, Sessions
 from config.errors import NordmeshError
 
 PREPARE, MEMBER = "node-prepare.sh", "kubeadm-init.sh"

@@ -14,9 +14,9 @@ from cli.restore.programs import LATER, MEMBER, PREPARE, Programs, execute, exec
 from components import encryption_keys
 from components.handover import ERROR, PIPE, Handover, Line
 from components.membership import INIT, answers
-from components.node_command import Script
-from components.nodes_ssh import Sessions
 from components.peers import Asked
+from components.remote.node_command import Script
+from components.remote.nodes_ssh import Sessions
 
 UPLOAD = "/var/lib/nordmesh/restore.tar.gz"
 """Where a machine gets the data; the file is removed as soon as it is unpacked."""
@@ -130,8 +130,8 @@ def _joining(answer: Line) -> Line:
     """The answer for a machine that must join: it never creates a cluster beside the restored."""
 
     async def line(sessions: Sessions) -> str:
-        found = await answer(sessions)
-        return f"{ERROR}no control plane has the restored cluster" if found == INIT else found
+        state = await answer(sessions)
+        return f"{ERROR}no control plane has the restored cluster" if state == INIT else state
 
     return line
 

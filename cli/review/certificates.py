@@ -6,7 +6,8 @@ from datetime import datetime
 from cli.certificates import Certificates, ends
 from cli.review.markdown import Part, plain
 from cli.review.preview import Preview
-from components import admin_credentials, node_command
+from components import admin_credentials
+from components.remote import node_command
 
 
 def part(preview: Preview, found: Certificates, now: datetime) -> Part | None:

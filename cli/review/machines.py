@@ -5,8 +5,9 @@ from collections.abc import Iterator
 from cli.review import scripts
 from cli.review.markdown import Part, code, listed, plain, table
 from cli.review.preview import Preview, Step
-from components import node_command, quorum
+from components import quorum
 from components.machines import guest_sizes
+from components.remote import node_command
 
 _NODE = "nordmesh:node:Node"
 _CONTROL_PLANE = "nordmesh:kubernetes:ControlPlane"

@@ -258,7 +258,7 @@ def _messages(raw: list[dict[str, Any]]) -> Iterator[Message]:
 
 
 def _violations(raw: list[dict[str, Any]]) -> Iterator[Violation]:
-    found = {
+    violations = {
         Violation(
             policy=str(entry.get("policyName")),
             text=str(entry.get("message", "")).strip(),
@@ -266,7 +266,7 @@ def _violations(raw: list[dict[str, Any]]) -> Iterator[Violation]:
         )
         for entry in raw
     }
-    yield from sorted(found, key=lambda violation: (violation.policy, violation.text))
+    yield from sorted(violations, key=lambda violation: (violation.policy, violation.text))
 
 
 def _section(value: Any) -> Any:

@@ -5,10 +5,10 @@ from difflib import unified_diff
 
 from cli.review.markdown import Part, block
 from cli.review.preview import Preview, Step, Values
-from components import script_texts
 from components.host.files import changed_paths
 from components.manifests.istio_operator import specs
-from components.node_command import PHASES, digest, file, settings
+from components.remote import script_texts
+from components.remote.node_command import PHASES, digest, file, settings
 
 
 def part(preview: Preview) -> Part | None:

@@ -17,6 +17,7 @@ from typing import Any
 from urllib.parse import urlencode
 
 import urllib3
+import websocket
 import yaml
 from kubernetes import client
 
@@ -122,8 +123,6 @@ class Api:
         None if the script could not look: exec is refused, the proxy's image has no shell, the pod
         ended, or nothing answers in time.
         """
-        import websocket  # 0.1 s, which only this reading needs
-
         command = ["sh", "-c", _PEERS, str(seconds)]
         try:
             output = self._exec(proxy, command, seconds=seconds + _TIMEOUT_SECONDS)
@@ -133,8 +132,6 @@ class Api:
 
     def destinations(self, proxy: Proxy) -> frozenset[str]:
         """The addresses with ports that a sidecar has open connections to; none if it is blind."""
-        import websocket
-
         try:
             output = self._exec(proxy, ["sh", "-c", _DESTINATIONS], seconds=_TIMEOUT_SECONDS)
         except (websocket.WebSocketException, OSError):
@@ -146,8 +143,6 @@ class Api:
 
         Not kubernetes.stream: it has no time limit for the handshake.
         """
-        import websocket
-
         query = {"container": "istio-proxy", "command": command, "stdout": "true"}
         host = str(self._configuration.host).replace("http", "ws", 1)
         path = f"/api/v1/namespaces/{proxy.namespace}/pods/{proxy.pod}/exec"

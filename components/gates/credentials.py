@@ -57,13 +57,13 @@ def missing(api: "Api", wanted: Sequence[Need]) -> list[str]:
 
 
 def _missing(api: "Api", need: Need) -> str | None:
-    found = _secrets(api, need.name)
+    secrets = _secrets(api, need.name)
     place = f"the Secret {need.namespace}/{need.name}"
-    if need.namespace not in found:
-        others = f"; it is in {', '.join(sorted(found))}, which the gateway does not read"
-        what = f"{place} does not exist{others if found else ''}"
+    if need.namespace not in secrets:
+        others = f"; it is in {', '.join(sorted(secrets))}, which the gateway does not read"
+        what = f"{place} does not exist{others if secrets else ''}"
     else:
-        has = found[need.namespace]
+        has = secrets[need.namespace]
         if not any(name in has for name in _CA):
             has = has | _secrets(api, f"{need.name}-cacert").get(need.namespace, set())
         lacks = [names[0] for names in need.keys if not has.intersection(names)]

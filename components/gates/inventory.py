@@ -139,11 +139,11 @@ def inventory_of(
             )
             injected.update(dict.fromkeys(addresses, proxies[-1].workload))
             continue
-        one = _bare(pod)
+        bare_pod = _bare(pod)
         if "deletionTimestamp" not in metadata:
-            bare.append(one)
-        if not one.on_host:
-            without.update(dict.fromkeys(addresses, one.workload))
+            bare.append(bare_pod)
+        if not bare_pod.on_host:
+            without.update(dict.fromkeys(addresses, bare_pod.workload))
     return Inventory(
         proxies=proxies,
         bare=bare,

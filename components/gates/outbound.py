@@ -5,10 +5,10 @@ from collections.abc import Callable, Mapping
 from concurrent.futures import ThreadPoolExecutor
 from typing import TYPE_CHECKING, Any
 
-from components import node_command
 from components.gates import readings, stats
 from components.gates.inventory import Inventory, Proxy
 from components.manifests import istio_operator
+from components.remote import node_command
 from config import Egress
 from config.errors import NAMESPACE, NordmeshError
 from config.scalars.durations import seconds

@@ -9,7 +9,7 @@ from typing import Any
 
 from components.host.files import NodeFile, Reader, to_setting
 from components.host.templates import render
-from config import Artifacts, Database, Host, Role, ports
+from config import Artifacts, Database, Host, Role, image_references, ports
 from config.scalars.quantities import quantity
 
 HOSTS = "/etc/hosts"
@@ -35,9 +35,6 @@ POD_RESOLVER = "/run/nordmesh/resolv.conf"
 
 BUFFER_POOL_PLACE = "@BUFFER_POOL@"
 """Where host.sh writes the size of the InnoDB buffer pool: only the node knows its memory."""
-
-# kube-proxy's health check and metrics (Kubernetes, "Ports and protocols", and its reference).
-_OFFICIAL = {"docker.io": "registry-1.docker.io"}
 
 
 @dataclass(frozen=True, kw_only=True)
@@ -110,7 +107,7 @@ def registry_hosts(
     """The registries in the image references; none without a mirror."""
     if registry is None:
         return []
-    names = sorted({image.split("/", 1)[0] for image in images})
+    names = sorted({image_references.registry(image) for image in images})
     return [
         RegistryHost(name=name, mirror=registry.rstrip("/"), fallback=fallback) for name in names
     ]
@@ -219,7 +216,7 @@ def _registries(args: HostArgs) -> Iterator[Values]:
             "registry": host.name,
             "mirror": host.mirror,
             "fallback": host.fallback,
-            "server": _OFFICIAL.get(host.name, host.name),
+            "server": image_references.server(host.name),
         }
 
 

@@ -7,28 +7,16 @@ import pulumi
 
 from components.machines.container import container
 from components.machines.existing import existing
+from components.machines.kvm import kvm
 from components.machines.provider import Guards, Provider
-from components.remote import Connection, PrivateKey
+from components.remote.script import Connection, PrivateKey
 from components.rollout import Rollout
 from config import Machines, Role
-
-
-def _kvm(
-    machines: Machines,
-    name: str,
-    private_key: PrivateKey | None,
-    guards: Guards,
-) -> Connection:
-    # Imported here because a stack without guests never needs it.
-    from components.machines.kvm import kvm
-
-    return kvm(machines, name, private_key, guards)
-
 
 _PROVIDERS: Mapping[str, Provider] = {
     "container": container,
     "existing": existing,
-    "kvm": _kvm,
+    "kvm": kvm,
 }
 
 

@@ -8,8 +8,8 @@ from pulumi_command import local
 
 from components.machines.provider import Guards
 from components.manifests import container as manifests
-from components.node_command import text_alone
-from components.remote import Connection, PrivateKey
+from components.remote.node_command import text_alone
+from components.remote.script import Connection, PrivateKey
 from config import Machines
 
 

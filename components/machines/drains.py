@@ -9,13 +9,13 @@ from dataclasses import dataclass, field
 
 import pulumi
 
-from components import copies
 from components.api_servers import first_ready
-from components.failures import error_hooks, is_repeated
 from components.machines.guest_sizes import restart
-from components.node_command import Script, settings_of
-from components.nodes_ssh import Login, Sessions
-from components.remote import Connection, login
+from components.remote import copies
+from components.remote.failures import error_hooks, is_repeated
+from components.remote.node_command import Script, settings_of
+from components.remote.nodes_ssh import Login, Sessions
+from components.remote.script import Connection, login
 from config.errors import NordmeshError
 
 _DRAIN_SECONDS = 360
@@ -109,13 +109,13 @@ class Drain:
 
     async def _run(self, script: Script, otherwise: str) -> None:
         """Run a script on its control plane; raise NordmeshError if it fails."""
-        there = await login(self.planes()[script.node])
+        plane = await login(self.planes()[script.node])
         uncordon = self.uncordon(script.node)
         commands = {"create": script.command("root"), "update": uncordon.command("root")}
-        problem = await copies.of_this_run().ensure_on(there, commands)
+        problem = await copies.of_this_run().ensure_on(plane, commands)
         if problem is None:
             pulumi.log.info(f"{script.file} {self.node}", ephemeral=True)
-            problem = await _problem(there, script)
+            problem = await _problem(plane, script)
         if problem is not None:
             raise NordmeshError(f"{self.node} {otherwise}", code="restart-failed", details=problem)
 

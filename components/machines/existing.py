@@ -1,7 +1,7 @@
 """A machine that already exists: a bought VPS."""
 
 from components.machines.provider import Guards, through
-from components.remote import Connection, PrivateKey
+from components.remote.script import Connection, PrivateKey
 from config import ExistingNode, Machines
 
 

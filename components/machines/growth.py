@@ -8,7 +8,7 @@ from collections.abc import Mapping
 import pulumi
 
 from components.machines.guest_sizes import DISKS, restart, size
-from components.node_command import settings_of
+from components.remote.node_command import settings_of
 from config.errors import NAMESPACE, NordmeshError, step
 
 Settings = Mapping[str, str]

@@ -13,8 +13,8 @@ from components.machines.drains import Drain
 from components.machines.provider import Guards, login, through
 from components.manifests import guest as manifests
 from components.manifests.guest import Guest
-from components.node_command import Script, text_alone
-from components.remote import Connection, PrivateKey, RemoteScript
+from components.remote.node_command import Script, text_alone
+from components.remote.script import Connection, PrivateKey, RemoteScript
 from components.rollout import Stage
 from config import Image, KvmNode, Machines, RoutedNetwork
 from config.scalars.ssh import public_half

@@ -6,7 +6,7 @@ from typing import TypeAlias
 
 import pulumi
 
-from components.remote import Connection, PrivateKey
+from components.remote.script import Connection, PrivateKey
 from components.rollout import Rollout
 from config import Bastion, Hypervisor, Machines
 

@@ -1,11 +1,8 @@
 """The demo: an echo service in two versions, and clients inside and outside the mesh."""
 
 from components.manifests import CONTAINER_SECURITY, Manifest
-from config import Service
+from config import OUTSIDE_NAMESPACE, Service
 from config.scalars.names import subset_name
-
-OUTSIDE = "outside"
-"""The namespace of the client without a sidecar."""
 
 CLIENT = "client"
 _PORT = 8080
@@ -43,7 +40,7 @@ def client_deployment(namespace: str, *, image: str) -> Manifest:
 
     In the mesh it runs as its own service account, so that a service can name it as a caller.
     """
-    account = "default" if namespace == OUTSIDE else CLIENT
+    account = "default" if namespace == OUTSIDE_NAMESPACE else CLIENT
     container = {"name": "client", "image": image, "args": ["serve", "--addr", f":{_PORT}"]}
     return _deployment(CLIENT, namespace, {"app": CLIENT, "version": "v1"}, container, account)
 
@@ -68,7 +65,7 @@ def outside_namespace() -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Namespace",
-        "metadata": {"name": OUTSIDE, "labels": {"istio-injection": "disabled"}},
+        "metadata": {"name": OUTSIDE_NAMESPACE, "labels": {"istio-injection": "disabled"}},
     }
 
 

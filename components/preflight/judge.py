@@ -5,10 +5,10 @@ from dataclasses import replace
 from decimal import Decimal
 from itertools import combinations
 
-from components.failures import explain, hint
 from components.preflight import addresses, disks, distribution, needs
 from components.preflight.facts import Measured
 from components.preflight.findings import Finding, Node
+from components.remote.failures import explain, hint
 from config import ExistingNode, StackConfig, capacity
 from config.errors import step
 from config.resources import KINDS

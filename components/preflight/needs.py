@@ -3,8 +3,8 @@
 from collections.abc import Iterator
 from urllib.parse import SplitResult, urlsplit
 
-from components.node_command import constant
-from config import HostPortExposure, StackConfig, catalogue
+from components.remote.node_command import constant
+from config import HostPortExposure, StackConfig, catalogue, image_references
 from config.ports import API, CONTROL_PLANE_OWN, ETCD, KUBELET, OVERLAY
 
 MESH = tuple(range(15000, 15022))
@@ -108,9 +108,8 @@ def _images(config: StackConfig) -> Iterator[SplitResult]:
         network_policy=config.mesh.network_policy,
         demo=False,
     )
-    for host in sorted({image.partition("/")[0] for image in images}):
-        # The registry of docker.io has another host name.
-        yield urlsplit(f"https://{'registry-1.docker.io' if host == 'docker.io' else host}")
+    for registry in sorted(set(map(image_references.registry, images))):
+        yield urlsplit(f"https://{image_references.server(registry)}")
 
 
 def _port(scheme: str) -> int:

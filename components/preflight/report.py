@@ -2,9 +2,10 @@
 
 from collections.abc import Iterable, Iterator, Mapping, Sequence
 
-from components.failures import PREFLIGHT_REFUSES
 from components.preflight.facts import Measured
 from components.preflight.findings import Finding
+from components.remote.failures import PREFLIGHT_REFUSES
+from components.tables import aligned
 from config.errors import NordmeshError, paragraph, render
 
 _CODE = "preflight-failed"
@@ -12,9 +13,9 @@ _CODE = "preflight-failed"
 
 def report(findings: Sequence[Finding], measured: Mapping[str, Measured]) -> str:
     """The summary, and a table of the measurements."""
-    blocks = [summary(findings, nodes=len(measured)), "\n".join(_table(_nodes(measured)))]
+    blocks = [summary(findings, nodes=len(measured)), "\n".join(aligned(_nodes(measured)))]
     if rows := list(_round_trips(measured)):
-        blocks.append("\n".join(["round trips in milliseconds", *_table(rows)]))
+        blocks.append("\n".join(["round trips in milliseconds", *aligned(rows)]))
     return "\n\n".join(blocks)
 
 
@@ -96,15 +97,6 @@ def _round_trips(measured: Mapping[str, Measured]) -> Iterator[tuple[str, ...]]:
             name,
             *(_amount(links[to].round_trip if to in links else None, "", 2) for to in names),
         )
-
-
-def _table(rows: Iterable[tuple[str, ...]]) -> list[str]:
-    cells = list(rows)
-    widths = [max(len(row[column]) for row in cells) for column in range(len(cells[0]))]
-    return [
-        "  ".join(f"{cell:<{width}}" for cell, width in zip(row, widths, strict=True)).rstrip()
-        for row in cells
-    ]
 
 
 def _amount(value: float | None, unit: str, digits: int) -> str:

@@ -4,14 +4,13 @@ import re
 from collections.abc import Iterator
 from urllib.parse import parse_qs, urlsplit
 
-from config import annotations
+from config import annotations, image_references
 from config.scalars.names import SYSTEM_NAMESPACES
 from policy.places import Location, locate
 from policy.rules.rule import ACCEPT, Finding, Rule
 from policy.stack import Resource, Stack, items, mapping, texts
 
 _URL = re.compile(r"\b(?:https?|grpcs?|s3|gs|azblob|postgres(?:ql)?)://[^\s\"'<>|,;)\]}]+")
-_HUB = "docker.io"  # of a reference without a host
 _FIX = f"use a host in the EEA or your own mirror, or write a reason at {ACCEPT}"
 _OUTSIDE = "data may leave the EEA without a legal basis"
 
@@ -85,7 +84,7 @@ def _hosts(stack: Stack) -> Iterator[tuple[str, str, str | None]]:
     artifacts = stack.section("artifacts")
     if not artifacts.get("registry") or artifacts.get("fallback"):
         for reference, urn in images(stack):
-            yield registry(reference), "the registry", urn
+            yield registry_host(reference), "the registry", urn
     for kind in ("artifacts", "istio", "observability"):
         for host in _urls(*(text for _, text in texts(stack.section(kind)))):
             yield host, f"the host in nordmesh:{kind}", None
@@ -179,11 +178,9 @@ def _image(line: str) -> str:
     return f"{reference}@{digest}" if digest.startswith("sha256:") else reference
 
 
-def registry(reference: str) -> str:
-    """The host that an image comes from."""
-    first, slash, _ = reference.partition("/")
-    is_host = slash and ("." in first or ":" in first or first == "localhost")
-    return first.partition(":")[0] if is_host else _HUB
+def registry_host(reference: str) -> str:
+    """The host that an image comes from, without a port."""
+    return image_references.registry(reference).partition(":")[0]
 
 
 # --- egress --------------------------------------------------------------------------------------

@@ -13,8 +13,8 @@ from components.manifests import hardening, istio_operator, kubeadm, mtls, route
 from components.manifests.flannel import flannel
 from components.manifests.metrics_server import metrics_api, metrics_server
 from components.node import NodeArgs
-from components.node_command import text_of
-from components.remote import Connection, PrivateKey
+from components.remote.node_command import text_of
+from components.remote.script import Connection, PrivateKey
 from components.rollout import Rollout
 from config import ROOT_NAMESPACE, Mesh, StackConfig, catalogue
 from config.catalogue import Binaries

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from components.manifests import kubeadm
-from components.node_command import settings
+from components.remote.node_command import settings
 
 Resource = dict[str, Any]
 _UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"

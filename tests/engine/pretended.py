@@ -18,17 +18,17 @@ from typing import Any
 import asyncssh
 
 from components import encryption_keys
-from components.copies import Copies
-from components.failures import is_missing_script
 from components.handover import PIPE, Handover
 from components.host.templates import render
 from components.join_token import tokens
 from components.manifests import kubeadm
 from components.membership import answers
 from components.node import binaries_setting
-from components.node_command import Script
-from components.nodes_ssh import Login
 from components.peers import Asked
+from components.remote.copies import Copies
+from components.remote.failures import is_missing_script
+from components.remote.node_command import Script
+from components.remote.nodes_ssh import Login
 from config import Artifacts
 from config.catalogue import Binary
 from lab.standins._plugin import StepFailedError, failure

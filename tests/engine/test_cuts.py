@@ -9,8 +9,8 @@ from concurrent.futures import Future, ThreadPoolExecutor
 
 import pytest
 
-from components.failures import explain
-from components.node_command import Script
+from components.remote.failures import explain
+from components.remote.node_command import Script
 from tests.engine.conftest import Sshd, wait_until
 from tests.engine.pretended import Machine, Up
 from tests.engine.test_nodes_ssh import login, measured

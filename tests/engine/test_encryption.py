@@ -11,7 +11,7 @@ import pytest
 
 from components.encryption_keys import PIPE, RETIRE, USE
 from components.manifests import hardening, kubeadm
-from components.node_command import Script
+from components.remote.node_command import Script
 from config import Kubernetes, catalogue
 from lab import paths
 from tests.support.joining import handing_over

@@ -8,7 +8,7 @@ from pathlib import Path
 import pytest
 
 from components.manifests import kubeadm
-from components.node_command import Script
+from components.remote.node_command import Script
 from config import Kubernetes, catalogue
 from lab import paths
 from tests.unit.machine import Machine, Result
@@ -17,7 +17,7 @@ ENDPOINT, VERSION = "api.test.internal", "1.23.17"
 ADDRESSES = {"cp-1": "192.0.2.11", "cp-2": "192.0.2.12", "cp-3": "192.0.2.13"}
 REMOVED = "the member has been permanently removed from the cluster"
 
-# An API server writes into the etcd of its own machine.
+# An API server writes into its own machine's etcd.
 _KUBECTL = """
 . /etcd_members.sh
 on=cp-2

@@ -17,11 +17,11 @@ SECRET = "a-secret-of-standard-input"  # noqa: S105
 PROGRAM = """
 import sys
 sys.path.insert(0, settings["checkout"])
-from components import node_command
+from components.remote import node_command
 
 node_command._SCRIPTS = pathlib.Path(settings["scripts"])
 node_command.FOLDER = settings["copies"]
-from components.remote import Connection, PrivateKey, RemoteScript
+from components.remote.script import Connection, PrivateKey, RemoteScript
 
 for name, login in settings["nodes"].items():
     RemoteScript(

@@ -13,7 +13,7 @@ import pytest
 
 from components.handover import ERROR, Handover, write_line
 from components.join_token import tokens
-from components.nodes_ssh import Login, Sessions
+from components.remote.nodes_ssh import Login, Sessions
 from lab.ports import reserved_port
 from tests.engine.conftest import Sshd, wait_until
 from tests.engine.pretended import Machine

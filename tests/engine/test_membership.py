@@ -6,8 +6,8 @@ from collections.abc import Callable
 
 import pytest
 
-from components.nodes_ssh import Login
 from components.peers import Asked
+from components.remote.nodes_ssh import Login
 from tests.engine.conftest import Sshd
 from tests.engine.pretended import Machine, Up
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli import lock, registry
-from config import catalogue
+from config import catalogue, image_references
 from config.catalogue import Lock
 from lab import images
 from lab.paths import PROJECT
@@ -51,7 +51,7 @@ def registries(tmp_path: Path) -> Iterator[Registries]:
 def fill(directory: Path, address: str) -> None:
     """Push an index with a small image for each of two architectures, for each reference."""
     for reference in IMAGES:
-        repository, tag = registry.split(reference)
+        repository, tag = image_references.split(reference)
         where = registry.locate(repository, f"http://{address}")
         entries = []
         for architecture in ARCHITECTURES:
@@ -132,7 +132,7 @@ def test_images_are_copied_once(
 
     locked = catalogue.read_lock(project / "stacks/artifacts.lock.json")
     for reference in IMAGES:
-        repository, tag = registry.split(reference)
+        repository, tag = image_references.split(reference)
         where = registry.locate(repository, registries.empty)
         tagged = registry.manifest(where, tag).platforms()
         digests = {name: entry["digest"] for name, entry in tagged.items()}
@@ -141,14 +141,14 @@ def test_images_are_copied_once(
     # After the second architecture, the tag covers both.
     assert run(project, registries, "--platform", "arm64") == 0
     for reference in IMAGES:
-        repository, tag = registry.split(reference)
+        repository, tag = image_references.split(reference)
         tagged = registry.manifest(registry.locate(repository, registries.empty), tag).platforms()
         digests = {name: entry["digest"] for name, entry in tagged.items()}
         assert digests == locked.images[reference]
 
 
 def test_a_moved_tag_is_not_followed(project: Path, registries: Registries, tmp_path: Path) -> None:
-    source, tag = registry.split(IMAGES[0])
+    source, tag = image_references.split(IMAGES[0])
     where = registry.locate(source, registries.full)
     locked = catalogue.read_lock(project / "stacks/artifacts.lock.json")
     # The tag moves to another image.

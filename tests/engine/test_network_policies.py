@@ -87,7 +87,7 @@ def test_pods_have_no_connections_before_kube_router_at_the_start_of_a_node(
     assert pods[JOB].connects(OUTSIDE, 443), "a running cluster is not cut off"
     unit = render("etc/systemd/system/nordmesh-firewall.service", filters_pods=True)
     (line,) = (line for line in unit.splitlines() if "add element" in line)
-    # The machine of the test has no cni0 of its own, as a node at its start.
+    # The machine of the test has no cni0, like a node at its start.
     network.node.must(*shlex.split(line.removeprefix("ExecStart=")))
     before = network.packets()
     assert not pods[JOB].connects(OUTSIDE, 443)
@@ -142,7 +142,7 @@ def test_only_what_the_file_lists_leaves_and_only_callers_call(
         assert not caller.connects(SERVICE, 9090)
         assert job.connects(SERVICE, 15090)
         assert job.connects(CALLER, PORT), "a service without callers"
-        # The node itself: probes of its own pods, and gates that read pods of other nodes.
+        # The node itself, which probes its pods, and gates that read pods of other nodes.
         assert network.node.connects(SERVICE, 9090)
         assert sent_to_other_nodes(network)
         first_packets_of_new_pods(network, "10.244.1.250" if with_nft else "10.244.1.49")

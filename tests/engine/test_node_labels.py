@@ -10,8 +10,8 @@ from typing import Any
 
 import pytest
 
-from components.node_command import Script
 from components.node_labels import FILE, settings
+from components.remote.node_command import Script
 from config import Taint
 from lab import paths
 from tests.engine.api_server import ApiServer, serving

@@ -9,9 +9,9 @@ from pathlib import Path
 
 import pytest
 
-from components.nodes_ssh import Login, NoSession, Sessions, run
 from components.preflight.facts import Measured
 from components.preflight.measure import measure
+from components.remote.nodes_ssh import Login, NoSession, Sessions, run
 from config import StackConfig
 from tests.engine.conftest import Sshd, wait_until
 from tests.engine.test_logins import PASSWORD, encrypted_key

@@ -12,7 +12,7 @@ import yaml
 
 from cli.review.preview import Preview, parse
 from components.manifests import Manifest, istio_operator, kubeadm, mtls
-from components.node_command import Script
+from components.remote.node_command import Script
 from config import Istio, Namespace, annotations, catalogue
 from lab import paths, toolchain
 from policy.rules import RULES

@@ -19,7 +19,7 @@ import sys
 sys.path.insert(0, settings["checkout"])
 from components.machines import Machine
 from components.preflight.hook import Preflight
-from components.remote import Connection, PrivateKey
+from components.remote.script import Connection, PrivateKey
 from tests.support import mocked
 
 names = {"cp-1": "control-plane", "worker-1": "worker"}
@@ -153,7 +153,7 @@ from components.machines import Machine
 from components.preflight import measure
 from components.preflight.facts import Facts, Measured
 from components.preflight.hook import Preflight
-from components.remote import Connection, PrivateKey
+from components.remote.script import Connection, PrivateKey
 from tests.support import mocked
 
 def facts(name):

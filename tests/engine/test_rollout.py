@@ -134,7 +134,7 @@ def test_new_nodes_change_at_the_same_time(fleet: Fleet, slow: Server) -> None:
 
 
 def test_nodes_that_never_were_ready_change_at_the_same_time(fleet: Fleet, slow: Server) -> None:
-    """An interrupted build goes on as it began."""
+    """An interrupted build continues as it began."""
     news = {f"node-{number}" for number in range(NODES, NODES + 3)}
     fleet.write(NODES + 3)
     # A busy machine connects to one node after another.

@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from components.manifests import Manifest, coredns, local_storage
-from components.node_command import Script
+from components.remote.node_command import Script
 from config import LocalStorage, catalogue
 from tests.engine.test_node_labels import NODE, Api, serve
 from tests.unit.machine import Result

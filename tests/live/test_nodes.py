@@ -72,7 +72,7 @@ def test_a_namespace_goes_once_an_entry_names_it(project: Project, cluster: Clus
         project.fails("because it is protected")
         assert "spare" in existing()
         write(namespaces=["spare"], allowed=["spare"])
-        # The refused update told the rollout of Istio about the namespaces before it stopped.
+        # The refused update gave the rollout of Istio the namespaces before it stopped.
         again = project.up().text
         assert re.search(r"Resources:\n\s+~ 1 updated\n\s+\d+ unchanged\n", again), again
         assert "istio-rollout updated" in again

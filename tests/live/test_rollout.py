@@ -10,8 +10,8 @@ from contextlib import contextmanager
 import pytest
 
 from components.machines.drains import Drain
-from components.node_command import Script, text_of
-from components.remote import Connection
+from components.remote.node_command import Script, text_of
+from components.remote.script import Connection
 from lab.screen import Cluster
 from tests.live.counted import wait_for
 from tests.live.harness import Project
@@ -60,7 +60,7 @@ def worker_away(project: Project, cluster: Cluster) -> Iterator[None]:
         "systemctl start kubelet ssh && systemctl stop kubelet ssh",
     )
     try:
-        wait_for("worker-1 to be away", lambda: not answers(project, WORKER), seconds=20)
+        wait_for("worker-1 to be unavailable", lambda: not answers(project, WORKER), seconds=20)
         yield
         assert not answers(project, WORKER), f"the test took longer than {AWAY_SECONDS} s"
     finally:
@@ -93,7 +93,7 @@ def test_a_dead_worker_stops_only_what_needs_it(project: Project, cluster: Clust
         assert re.search(r"~ 1 updated\n", excluded), excluded
         assert "310M" in journal(project, CP)
         seconds = time.monotonic() - started
-    print(f"\nthree updates in {seconds:.0f} s while worker-1 was away")
+    print(f"\nthree updates in {seconds:.0f} s while worker-1 was unavailable")
 
 
 def run(project: Project, script: Script) -> str:

@@ -50,7 +50,7 @@ AREAS = {
         ),
     ),
     "components": Area(
-        ("components/*.py", "components/machines/*", "stacks/*"),
+        ("components/*.py", "components/machines/*", "components/remote/*", "stacks/*"),
         (
             "test_connections.py",
             "test_failures.py",

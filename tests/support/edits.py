@@ -12,7 +12,8 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from components import immutable, node_command
+from components import immutable
+from components.remote import node_command
 from config import (
     ALERT_HEARTBEAT_URL,
     ALERT_SECRETS,

@@ -24,9 +24,10 @@ import asyncssh
 import yaml
 
 from cli.restore.steps import UPLOAD
-from components import copies, encryption_keys, handover, node_command
-from components.node_command import FOLDER
+from components import encryption_keys, handover
 from components.preflight import measure
+from components.remote import copies, node_command
+from components.remote.node_command import FOLDER
 from config import catalogue
 from config.preflight import CHECKS
 from lab import paths, toolchain

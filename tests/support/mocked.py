@@ -10,7 +10,7 @@ from pulumi.runtime import Mocks, set_mocks
 from pulumi.runtime.mocks import MockCallArgs, MockMonitor, MockResourceArgs
 from pulumi.runtime.proto.resource_pb2 import RegisterResourceRequest
 
-from components.remote import PrivateKey
+from components.remote.script import PrivateKey
 from config import StackConfig, catalogue
 from stacks.platform import Platform
 

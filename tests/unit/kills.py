@@ -10,7 +10,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, replace
 from pathlib import Path
 
-from components.node_command import FOLDER
+from components.remote.node_command import FOLDER
 from tests.unit import boundaries
 from tests.unit.boundaries import Boundary, How, Stop
 from tests.unit.machine import STARTUP, Machine, Result

@@ -12,7 +12,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
-from components.node_command import Script, digest, path_of, text_of
+from components.remote.node_command import Script, digest, path_of, text_of
 
 _ENTER = """
 set -euo pipefail

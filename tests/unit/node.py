@@ -20,7 +20,7 @@ from components.host.files import from_setting, to_setting
 from components.host.templates import render
 from components.manifests import kubeadm
 from components.membership import INIT
-from components.node_command import Script
+from components.remote.node_command import Script
 from config import Artifacts, Database, Host, Role
 from tests.support.joining import TOKEN, handing_over
 from tests.unit.machine import Machine, Result

@@ -8,7 +8,7 @@ import json
 from typing import Any
 
 from components.manifests import Manifest, istio_operator, kubeadm
-from components.node_command import Script
+from components.remote.node_command import Script
 from config import Istio
 
 STACK = "prod"

@@ -7,8 +7,8 @@ from datetime import UTC, datetime, timedelta
 import pytest
 import yaml
 
-from components import node_command
 from components.admin_credentials import RENEWED_AFTER, due, valid_from
+from components.remote import node_command
 from tests.support import mocked
 from tests.unit.ending import certificate, encoded
 

@@ -18,8 +18,8 @@ from cli.backup import age, choice, command, proof, scratch_etcd, snapshots
 from cli.backup.storage import Storage
 from components.backup import FILE
 from components.host import backup
-from components.node_command import Script
-from components.nodes_ssh import Login
+from components.remote.node_command import Script
+from components.remote.nodes_ssh import Login
 from config import Backup
 from config.errors import NordmeshError
 from tests.unit.commands import nordmesh
@@ -262,7 +262,7 @@ def test_a_thousand_altered_snapshots_are_refused(
 def test_a_forged_snapshot_is_refused(
     snapshot: tuple[Path, str, dict[str, list[str]]], tmp_path: Path
 ) -> None:
-    """Anyone can encrypt to a public key, and sign with a key of their own."""
+    """Anyone can encrypt to a public key, and sign with their own key."""
     folder, name, signers = snapshot
     key = tmp_path / "own"
     subprocess.run(["ssh-keygen", "-q", "-t", "ed25519", "-N", "", "-f", key], check=True)

@@ -7,7 +7,7 @@ import pytest
 from cli.backup import comparison
 from cli.backup.comparison import compare
 from cli.backup.scratch_etcd import OBJECTS, Revisions, keys_below
-from components.nodes_ssh import Answer, Login
+from components.remote.nodes_ssh import Answer, Login
 from config.errors import NordmeshError
 from tests.unit.machine import Machine
 
@@ -71,7 +71,7 @@ def test_the_next_control_plane_is_asked(monkeypatch: pytest.MonkeyPatch) -> Non
         kv = '{"key":"L3JlZ2lzdHJ5L2E=","create_revision":"3","mod_revision":"4","version":"2"}'
         return {name: Answer(text=f'{{"header":{{}},"kvs":[{kv}]}}')}
 
-    monkeypatch.setattr("components.nodes_ssh.run", run)
+    monkeypatch.setattr("components.remote.nodes_ssh.run", run)
     logins = {"cp-1": LOGIN, "cp-2": LOGIN}
     assert comparison.live(logins) == {"/registry/a": Revisions(3, 4)}
     with pytest.raises(NordmeshError) as caught:

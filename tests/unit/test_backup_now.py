@@ -8,7 +8,7 @@ import pytest
 import yaml
 
 from cli.backup import command
-from components.nodes_ssh import Answer, Login
+from components.remote.nodes_ssh import Answer, Login
 from tests.unit.commands import nordmesh
 from tests.unit.test_config_errors_backup import KEY
 
@@ -49,7 +49,7 @@ def test_it_succeeds_only_if_a_snapshot_was_stored(
         return dict.fromkeys(tasks, answer)
 
     monkeypatch.setattr(command, "logins", lambda _stack, _script: {"cp-1": LOGIN})
-    monkeypatch.setattr("components.nodes_ssh.run", run)
+    monkeypatch.setattr("components.remote.nodes_ssh.run", run)
     assert nordmesh(project, "backup", "now", "--stack", "dev") == status
     output, error = capsys.readouterr()
     assert list(asked) == ["cp-1"]

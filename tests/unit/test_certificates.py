@@ -16,7 +16,7 @@ from cli.review.certificates import part
 from cli.review.markdown import Document
 from cli.review.preview import Preview, parse
 from components import admin_credentials
-from components.node_command import Script
+from components.remote.node_command import Script
 from tests.unit.commands import nordmesh
 from tests.unit.conftest import Load
 from tests.unit.ending import KUBELET_METRICS, certificate, encoded, login, with_report

@@ -1,6 +1,7 @@
 """The change class of every key: complete, consistent and documented."""
 
 import json
+import re
 from dataclasses import replace
 from typing import Any
 
@@ -8,9 +9,10 @@ import pytest
 
 from cli.review.changes import part
 from cli.review.preview import deployed, parse
-from components.node_command import text_alone
+from components.remote.node_command import text_alone
 from config import changes
 from config.changes import CHANGES, Kind
+from lab.paths import PROJECT
 
 ON_NODES = ("backup-", "node-", "kubeadm-", "kvm-", "container-")
 
@@ -22,6 +24,12 @@ def test_every_key_has_a_change_class() -> None:
 def test_no_key_is_listed_twice() -> None:
     keys = [key for key, _ in changes.rows()]
     assert sorted(keys) == sorted(set(keys))
+
+
+def test_the_example_of_production_explains_every_key() -> None:
+    words = set(re.findall(r"\w+", (PROJECT / "Pulumi.prod.yaml").read_text()))
+    names = {name for key in CHANGES for name in key.split(".") if name not in ("*", "[]")}
+    assert sorted(names - words) == []
 
 
 @pytest.mark.parametrize(

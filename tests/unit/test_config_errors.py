@@ -9,9 +9,7 @@ from typing import Any, NamedTuple
 
 import pytest
 
-import config
-from components.manifests import echo
-from config import StackConfig, errors, sections
+from config import StackConfig, errors
 
 Values = dict[str, Any]
 Load = Callable[[Values], StackConfig]
@@ -993,14 +991,6 @@ def test_an_invalid_node_causes_no_missing_control_plane(
 def test_a_section_with_invalid_json_is_refused(load: Load, container_stack: Values) -> None:
     error = refusal(load, edited(container_stack, {"mesh": "{", "istio": "null"}))
     assert [problem.key for problem in error.problems] == ["nordmesh:istio", "nordmesh:mesh"]
-
-
-def test_the_demo_namespace_is_the_same_in_config_and_manifests() -> None:
-    assert config.OUTSIDE_NAMESPACE == echo.OUTSIDE
-
-
-def test_sections_match_the_stack_model() -> None:
-    assert list(sections.SECTIONS) == list(StackConfig.model_fields)
 
 
 def test_a_missing_checksum_is_named(load: Load, container_stack: Values, project: Path) -> None:

@@ -25,7 +25,7 @@ GOOD_HOST: dict[str, Any] = {
 }
 TCP = [{"number": 5432, "protocol": "TCP"}]
 WILDCARD: dict[str, object] = {f"{PARTNER}.host": "*.store.example", f"{PARTNER}.through": "direct"}
-REASON: dict[str, object] = {f"{PARTNER}.wildcardReason": "each tenant has a host of its own"}
+REASON: dict[str, object] = {f"{PARTNER}.wildcardReason": "each tenant has its own host"}
 
 
 @pytest.fixture

@@ -130,7 +130,7 @@ ALL = [
         ("not a URL", "https://alerts.example.no/..."),
     ),
     Wrong(
-        "a URL with a port that is no number",
+        "a URL with a port that is not a number",
         {"alertWebhookUrl": "https://alerts.example.no:t0p-s3cr3t/"},
         "alertWebhookUrl",
         "alert-url-format",

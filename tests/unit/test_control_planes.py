@@ -4,7 +4,7 @@ from functools import cache
 
 import pytest
 
-from components.node_command import settings
+from components.remote.node_command import settings
 from tests.support.mocked import Recorder, base_sections, config, node, run
 from tests.unit.test_options import option
 

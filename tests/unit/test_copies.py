@@ -1,7 +1,7 @@
 """The copies of scripts on the machines: which ones a resource needs, and which are still whole."""
 
-from components import copies
-from components.node_command import Script, digest, path_of
+from components.remote import copies
+from components.remote.node_command import Script, digest, path_of
 
 
 def command(file: str) -> str:

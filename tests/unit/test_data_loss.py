@@ -9,8 +9,8 @@ import yaml
 
 from components import identities
 from components.manifests import monitoring
-from components.node_command import Script
 from components.observability import refuse_leftover
+from components.remote.node_command import Script
 from config import StackConfig
 from config.data_loss import checks
 from config.data_loss.things import things

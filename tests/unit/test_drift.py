@@ -21,7 +21,7 @@ from cli.review.preview import parse
 from components.host import table
 from components.host.files import NodeFile, from_setting, to_setting
 from components.manifests import kubeadm
-from components.nodes_ssh import Answer, Login
+from components.remote.nodes_ssh import Answer, Login
 from config.errors import NordmeshError
 from lab import paths
 from lab.paths import PROJECT
@@ -1026,7 +1026,7 @@ class DriftCommand:
         patch.setenv("STATE", str(directory / "state"))
         patch.setenv("EVENTS", str(self.events))
         patch.setenv("REFUSED", "")
-        patch.setattr("components.nodes_ssh.run", self._run)
+        patch.setattr("components.remote.nodes_ssh.run", self._run)
 
     def refuse(self, message: str) -> None:
         """Make a preview with --refresh fail."""

@@ -8,8 +8,8 @@ import pytest
 from cli.drift import placement
 from cli.drift.hosts import Expected, Facts, expected
 from cli.review.preview import parse
-from components.node_command import Script
 from components.node_labels import FILE, settings
+from components.remote.node_command import Script
 from config import Taint
 from tests.unit.drifting import answer, commands, events, same
 

@@ -3,10 +3,11 @@
 import asyncio
 from collections.abc import Mapping
 
-from components import encryption_keys, node_command
+from components import encryption_keys
 from components.encryption_keys import RETIRE, USE
-from components.nodes_ssh import Answer, Login
 from components.peers import Asked
+from components.remote import node_command
+from components.remote.nodes_ssh import Answer, Login
 from tests.support.mocked import Recorder, config, node, run
 
 PLANES = {f"cp-{number}": f"192.0.2.1{number}" for number in (1, 2, 3)}

@@ -8,15 +8,15 @@ from typing import Any
 import pulumi
 import pytest
 
-from components import copies
-from components.failures import (
+from components.remote import copies
+from components.remote.failures import (
     _on_error,
     explain,
     explain_copy,
     is_missing_script,
     on_hypervisor,
 )
-from components.node_command import Script
+from components.remote.node_command import Script
 from lab.standins._plugin import failure
 
 LOST = "wait: remote command exited without exit status or exit signal"

@@ -11,7 +11,7 @@ from components.gates import outbound
 from components.gates.inventory import Inventory, Proxy, parse_destinations
 from components.istio import _documents
 from components.manifests import proxy_stats
-from components.node_command import Script
+from components.remote.node_command import Script
 from config import Egress, Istio
 from config.egress.warnings import warnings
 from config.errors import NordmeshError

@@ -7,12 +7,17 @@ from typing import Any
 import pytest
 
 from cli.drift.hosts import rules_of
+from components.host.backup import node_files as backup_files
 from components.host.table import RULES, SSHD, HostArgs, node_files
+from components.host.templates import ROOT, render
 from components.manifests import container
-from config import Database, Host
+from components.manifests.guest import READY_UNIT
+from config import Backup, Database, Host
 from tests.unit.machine import Machine, Result
+from tests.unit.test_config_errors_backup import KEY
 from tests.unit.test_host import host_args
 
+_UNITS = (".service", ".timer")
 NETWORKS: Mapping[str, Any] = {
     "none": {},
     "ssh": {"sshFrom": ["192.0.2.0/24", "10.0.0.0/8"]},
@@ -64,12 +69,29 @@ def test_nft_loads_the_rules_for_pods_and_drift_reads_them_back(machine: Machine
     assert any("filtered" in line for line in rules_of(result.stdout))
 
 
+def files_with_units() -> dict[str, str]:
+    """The files of a control plane, a worker, a backup and a new guest, by path."""
+    backup = Backup.model_validate({"directory": "/srv/backup", "keys": [KEY]})
+    files = [
+        *node_files(host_args(role="control-plane", network_policy=True)),
+        *node_files(host_args(role="worker", network_policy=True)),
+        *backup_files("cp-1", backup, cluster="prod"),
+    ]
+    ready = render(READY_UNIT, ready="ready")
+    return {file.path: file.text for file in files} | {f"/{READY_UNIT}": ready}
+
+
 def test_systemd_accepts_the_units(machine: Machine) -> None:
-    paths = write_files(machine, host_args(network_policy=True))
+    files = files_with_units()
+    for path, text in files.items():
+        machine.write(path, f"{text}\n")
     for program in ("containerd", "kubelet"):
         machine.fake(program)
-    units = [path for path in paths if path.endswith((".service", ".timer"))]
-    assert len(units) == 6
+    units = sorted(path for path in files if path.endswith(_UNITS))
+    templates = (f"/{path.relative_to(ROOT)}".removesuffix(".j2") for path in ROOT.rglob("*.*"))
+    expected = sorted(path for path in templates if path.endswith(_UNITS))
+    expected.remove("/etc/systemd/system/nordmesh-boot.service")  # of a container: see below
+    assert units == expected
     assert_accepted(machine.shell(f"systemd-analyze verify --man=no {' '.join(units)}"))
 
 

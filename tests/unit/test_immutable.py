@@ -9,7 +9,7 @@ import pulumi
 import pytest
 
 from components.immutable import Facts, Immutable, facts, judge, made_with
-from components.node_command import settings
+from components.remote.node_command import settings
 from config import StackConfig
 from config.errors import NordmeshError
 from tests.support import kvm_stack
@@ -18,7 +18,7 @@ from tests.support.mocked import HOST_KEY, Recorder, base_sections, node, run
 Edit = Callable[[dict[str, Any]], None]
 
 OTHER_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAIMzNsUV9RQZwmrc4raNm0Y4aFxMRzNjLZVZzGXBzMKhw"
-ROTATION = {"previous": HOST_KEY, "reason": "sshd's keys were made anew on the same machine"}
+ROTATION = {"previous": HOST_KEY, "reason": "sshd's keys were generated again on the same machine"}
 NODES = ["cp-1", "worker-1"]
 PRIVATE = {"cp-1": "10.0.0.11", "worker-1": "10.0.0.21"}
 

@@ -104,7 +104,7 @@ def test_preflight_requests_of_browsers_need_no_token(preflights: bool) -> None:
     ],
 )
 def test_other_gateways_of_the_same_pods_need_no_token(own: str, other: str) -> None:
-    any_host = {"anyHost": "a lab without names of its own"}
+    any_host = {"anyHost": "a lab without its own names"}
     gateways = {
         "web": {"hosts": [own], "jwt": JWT} | (any_host if own == "*" else {}),
         "open": {"hosts": [other]} | (any_host if other == "*" else {}),

@@ -6,7 +6,7 @@ import pytest
 
 from components.host.table import KUBELET_START, POD_RESOLVER
 from components.host.templates import render
-from components.node_command import text_alone
+from components.remote.node_command import text_alone
 from config import Kubernetes, kubelet, tls
 from tests.unit.machine import Machine, Result
 from tests.unit.test_host import contents, host_args

@@ -12,7 +12,7 @@ from cli.review.summary import summary
 from components.machines.growth import judge
 from components.manifests import guest
 from components.manifests.guest import Guest
-from components.node_command import settings
+from components.remote.node_command import settings
 from config import Machines, RoutedNetwork, StackConfig
 from config.errors import NordmeshError
 from policy.rules import RULES

@@ -174,8 +174,3 @@ def test_a_healthy_lab_is_reported() -> None:
     assert last_screen.is_healthy
     assert "All is well." in screen.render(last_screen, colour=False)
     assert "\033[32mAll is well." in screen.render(last_screen, colour=True)
-
-
-def test_a_table_aligns_its_columns() -> None:
-    assert screen.table([]) == []
-    assert screen.table([("a", "bb"), ("ccc", "d")]) == ["a    bb", "ccc  d"]

@@ -18,7 +18,7 @@ from components.manifests import (
     mtls,
     routes,
 )
-from config import Istio, Kubernetes, Namespace, Service, catalogue
+from config import OUTSIDE_NAMESPACE, Istio, Kubernetes, Namespace, Service, catalogue
 from config.errors import NordmeshError
 
 GOLDEN = Path(__file__).parent / "golden"
@@ -59,7 +59,7 @@ def demo_objects() -> list[Manifest]:
         echo.echo_deployment("checkout", "v2", namespace="shop", image=image),
         echo.client_service("shop"),
         echo.outside_namespace(),
-        echo.client_deployment(echo.OUTSIDE, image=image),
+        echo.client_deployment(OUTSIDE_NAMESPACE, image=image),
     ]
 
 

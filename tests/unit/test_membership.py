@@ -1,4 +1,4 @@
-"""What a machine that becomes a control plane is told, by what the other control planes answer."""
+"""The order to a machine that becomes a control plane, by what the other control planes answer."""
 
 import asyncio
 import base64
@@ -11,9 +11,9 @@ import yaml
 from components.handover import ERROR, Line
 from components.join_token import tokens
 from components.membership import INIT, answers
-from components.node_command import text_of
-from components.nodes_ssh import Answer, Login
 from components.peers import Asked
+from components.remote.node_command import text_of
+from components.remote.nodes_ssh import Answer, Login
 
 ENDPOINT = "api.prod.example.internal"
 TOKEN, KEY, CA = "abcdef.0123456789abcdef", "0f" * 32, "Y2E="

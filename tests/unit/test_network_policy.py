@@ -83,7 +83,7 @@ def pods_of(mesh: Mesh) -> list[Pod]:
 
 
 def is_caller(caller: Caller, pod: Pod, mesh: Mesh) -> bool:
-    """Whether a pod is the caller, as far as namespaces and labels can say."""
+    """Whether a pod is the caller, by the namespaces and labels alone."""
     if caller.gateway is not None:
         return pod.namespace == "istio-system" and pod.labels.get("app") == caller.gateway
     if caller.service_account is not None:

@@ -6,8 +6,8 @@ import pytest
 from hypothesis import given
 from hypothesis import strategies as st
 
-from components import node_command
-from components.node_command import Script
+from components.remote import node_command
+from components.remote.node_command import Script
 
 _NAMES = st.from_regex(r"[A-Z][A-Z_]{0,20}", fullmatch=True).filter(lambda it: it != "NODE_NAME")
 _CHECK = f'sha256sum)" = "{"0" * 64}  -" # x.sh\''

@@ -10,6 +10,7 @@ from pathlib import Path
 import pytest
 
 from cli.app import app, main
+from components.tables import aligned
 from lab.paths import PROJECT
 from tests.unit.test_review import weight_edit
 
@@ -78,3 +79,11 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
             assert main([*path, "--help"]) == 0
             output = capsys.readouterr().out
             assert f"Example: nordmesh {' '.join(path)}" in " ".join(output.split())
+
+
+def test_a_table_aligns_its_columns() -> None:
+    assert aligned([]) == []
+    assert aligned([("a", "bb", ""), ("ccc", "d" * 300, "[e]")]) == [
+        "a    bb",
+        f"ccc  {'d' * 300}  [e]",
+    ]

@@ -304,7 +304,7 @@ def test_a_split_names_its_service() -> None:
 
 @pytest.mark.parametrize("host", ["*", "*.example.com", "shop.example.com", "a.split"])
 def test_only_the_routes_of_a_host_are_named_as_such(host: str) -> None:
-    any_host = {"anyHost": "a lab without names of its own"} if host == "*" else {}
+    any_host = {"anyHost": "a lab without its own names"} if host == "*" else {}
     gateways: Values = {"public": {"hosts": [host], **any_host}}
     mesh = Mesh.model_validate({"gateways": gateways, "services": {"api": at(hosts=[host])}})
     routes = hosts.at_gateway("public", mesh.gateways["public"], host, mesh.services)

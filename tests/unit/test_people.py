@@ -8,7 +8,7 @@ import yaml
 
 from cli import kubeconfig, pulumi_cli
 from components.manifests import kubeadm, people, pipeline
-from components.node_command import settings_of
+from components.remote.node_command import settings_of
 from config import Access
 from config.errors import NordmeshError
 from tests.support.mocked import Recorder, base_sections, changed, config, plain, run

@@ -6,7 +6,8 @@ from collections.abc import Sequence
 import pytest
 import yaml
 
-from components import control_plane, node_command
+from components import control_plane
+from components.remote import node_command
 from config import StackConfig, catalogue
 from config.warnings import warnings
 from tests.support.mocked import HOST_KEY, Recorder, changed, config, kubernetes_objects, node, run

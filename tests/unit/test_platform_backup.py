@@ -1,6 +1,6 @@
 """The resources of backups: on control planes only, with the login's secret on stdin only."""
 
-from components.node_command import settings_of
+from components.remote.node_command import settings_of
 from tests.support.mocked import changed, config, run
 
 KEY = "age1tlfdsyt7vk7ru5fdq4fqnphq434xr8pz3wpmkuhra0jjrjzg5qnqmv6wa4"

@@ -6,13 +6,13 @@ from typing import Any
 import pytest
 import yaml
 
-from components.node_command import Script
-from config import catalogue
+from components.remote.node_command import Script
+from config import catalogue, stack_file
 from lab import paths
 from policy.places import locate
 from policy.rules import RULES
 from policy.rules.rule import Finding
-from policy.stack import Resource, Stack, config_of, key_service_of, read_file
+from policy.stack import Resource, Stack, config_of, key_service_of
 
 TODAY = datetime.date(2023, 2, 1)
 
@@ -202,8 +202,8 @@ def test_a_reference_to_a_secret_is_not_a_secret(value: Any) -> None:
 def test_encrypted_values_are_left_out(tmp_path: Any) -> None:
     secure = {"nordmesh:sshPrivateKey": {"secure": "v1:AAAA"}, "nordmesh:demo": {"enabled": True}}
     (tmp_path / "Pulumi.x.yaml").write_text(yaml.safe_dump({"config": secure}))
-    assert config_of(read_file(tmp_path, "x")) == {"nordmesh:demo": {"enabled": True}}
-    assert config_of(read_file(tmp_path, "y")) == {}
+    assert config_of(stack_file.document(tmp_path, "x")) == {"nordmesh:demo": {"enabled": True}}
+    assert config_of(stack_file.document(tmp_path, "y")) == {}
 
 
 @pytest.mark.parametrize(
@@ -284,7 +284,7 @@ def test_values_that_are_unknown_at_preview_violate_no_rule() -> None:
 
 def test_the_shipped_stacks_have_valid_reasons_and_no_secrets() -> None:
     for name in ("local", "prod"):
-        config = config_of(read_file(paths.PROJECT, name))
+        config = config_of(stack_file.document(paths.PROJECT, name))
         assert not violations_of("reasons", Stack(config=config, today=TODAY))
         assert not violations_of("no-plain-secrets", Stack(config=config, today=TODAY))
 

@@ -8,11 +8,11 @@ import pytest
 from components.host import backup
 from components.manifests import mtls
 from components.manifests.workloads import annotations as proxy_annotations
-from components.node_command import Script
+from components.remote.node_command import Script
 from config import Backup, Mesh, Workload
 from config.istio import Proxy
 from policy.rules import RULES
-from policy.rules.residency import registry
+from policy.rules.residency import registry_host
 from policy.stack import Resource, Stack
 
 AGE_KEY = "age1tlfdsyt7vk7ru5fdq4fqnphq434xr8pz3wpmkuhra0jjrjzg5qnqmv6wa4"
@@ -289,7 +289,7 @@ def test_a_guest_image_needs_a_checksum() -> None:
     ],
 )
 def test_the_registry_of_an_image_reference(reference: str, host: str) -> None:
-    assert registry(reference) == host
+    assert registry_host(reference) == host
 
 
 # --- secrets --------------------------------------------------------------------------------------

@@ -24,7 +24,7 @@ def test_a_server_can_listen_on_a_reserved_port() -> None:
             socket.create_server((HERE, port))
 
 
-# In a network of its own, where the kernel has ten ports to choose from.
+# In its own network, where the kernel has ten ports to choose from.
 _CHOOSE = """
 import socket
 from lab.ports import reserved_port

@@ -6,9 +6,9 @@ from typing import Any
 import pytest
 import yaml
 
-from components import node_command
 from components.host.files import from_setting
 from components.preflight import measure
+from components.remote import node_command
 from config import StackConfig
 from config.istio.checks import _node_names
 from tests.support.mocked import Recorder, base_sections, config, node, run

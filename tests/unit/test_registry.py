@@ -13,7 +13,7 @@ import pytest
 
 from cli import lock, registry
 from cli.registry import Manifest
-from config import catalogue
+from config import catalogue, image_references
 from config.errors import NordmeshError
 from tests.unit.commands import nordmesh
 
@@ -226,7 +226,7 @@ def test_the_command_locks_images(
     server: Registry, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     for reference in catalogue.all_images():
-        repository, tag = registry.split(reference)
+        repository, tag = image_references.split(reference)
         official = repository.startswith("docker.io/istio/")
         name = repository.replace("docker.io/istio", "r.example.com/istio")
         server.image(name if official else repository, "amd64", tag)

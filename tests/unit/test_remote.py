@@ -8,8 +8,8 @@ from pathlib import Path
 import pytest
 
 import components
-from components import copies, node_command
-from components.node_command import MISSING, Script, digest, path_of, text_of
+from components.remote import copies, node_command
+from components.remote.node_command import MISSING, Script, digest, path_of, text_of
 from tests.unit.machine import Machine
 
 FOLDER = Path(components.__file__).parent / "scripts"

@@ -7,7 +7,7 @@ import pytest
 from cli.backup import snapshots
 from cli.restore import command
 from cli.restore.machines import Machine, choose
-from components.nodes_ssh import Login
+from components.remote.nodes_ssh import Login
 from config.errors import NordmeshError
 
 SNAPSHOT = "20261130T012058Z-cp-1"

@@ -14,7 +14,7 @@ from cli.review.preview import UnreadableError, parse
 from cli.review.summary import summary
 from components import quorum
 from components.manifests import Manifest, jwt, mtls, routes
-from components.node_command import Script, file, settings
+from components.remote.node_command import Script, file, settings
 from config import Gateway, Mesh, Namespace, Service, annotations
 from tests.support.generated_routes import objects
 from tests.unit.commands import nordmesh

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.node_command import text_alone
+from components.remote.node_command import text_alone
 from config.errors import render
 from tests.support.documented import PROJECT
 from tests.unit.machine import Machine

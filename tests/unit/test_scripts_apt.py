@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.node_command import text_alone
+from components.remote.node_command import text_alone
 from tests.unit.machine import Machine, Result
 
 # Kills dpkg while it configures this package.

@@ -101,7 +101,7 @@ def plane(machine: Machine) -> Machine:
 
 
 def put(plane: Machine, name: str, text: str) -> None:
-    """Write a certificate and, if it has a file of its own, its key; its server serves it."""
+    """Write a certificate and, if it has its own file, its key; its server serves it."""
     path = f"{FOLDER}/{CERTIFICATE_FILES[name]}"
     if name.endswith(".conf"):
         plane.write(path, f"    client-certificate-data: {encoded(text)}\n", mode=0o600)

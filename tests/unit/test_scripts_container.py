@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from components.node_command import text_alone
+from components.remote.node_command import text_alone
 from tests.unit.machine import Machine, Result
 
 NAME, BRIDGE, ADDRESS, GATEWAY = "cp-1", "lab0", "127.0.0.11", "127.0.0.1"

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import pytest
 
-from components.node_command import text_alone
+from components.remote.node_command import text_alone
 from tests.support.cut import Mirror, serving
 from tests.unit.machine import Machine, Result
 

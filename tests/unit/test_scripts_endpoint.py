@@ -3,7 +3,7 @@
 import pytest
 
 from components.host.templates import render
-from components.node_command import text_alone
+from components.remote.node_command import text_alone
 from tests.unit import node
 from tests.unit.machine import Machine, Result
 

@@ -15,7 +15,7 @@ from components.handover import PIPE
 from components.host.templates import render
 from components.manifests import kubeadm
 from components.membership import INIT
-from components.node_command import FOLDER, Script, text_alone, text_of
+from components.remote.node_command import FOLDER, Script, text_alone, text_of
 from config import Kubernetes, catalogue
 from tests.support.joining import HANDED, TOKEN, handing_over
 from tests.unit.machine import Machine, Result
@@ -411,7 +411,7 @@ def test_a_token_that_never_comes_is_reported(kubernetes: Machine, pki: Pki) -> 
 
 def test_the_pipe_of_a_killed_script_is_not_used(kubernetes: Machine, pki: Pki) -> None:
     kubernetes.path("/run/nordmesh").mkdir()
-    kubernetes.write(PIPE, "left by somebody")
+    kubernetes.write(PIPE, "left by someone")
     assert join(kubernetes, pki).status == 0
     assert not kubernetes.exists(PIPE)
 

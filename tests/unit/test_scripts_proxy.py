@@ -11,7 +11,7 @@ from components.host.templates import render
 from components.manifests import kubeadm
 from components.membership import INIT
 from components.node import proxy_settings
-from components.node_command import Script, text_alone
+from components.remote.node_command import Script, text_alone
 from config import Artifacts
 from tests.support.joining import handing_over
 from tests.unit import node

@@ -7,7 +7,7 @@ import pytest
 
 from components.host.files import NodeFile, to_setting
 from components.host.table import SSHD, node_files
-from components.node_command import text_alone
+from components.remote.node_command import text_alone
 from config import Host
 from tests.unit.machine import Machine, Result
 from tests.unit.test_host import host_args

@@ -12,8 +12,8 @@ from collections.abc import Iterator, Set
 from functools import cache
 from pathlib import Path
 
-from components import failures
-from components.node_command import MISSING_CODE
+from components.remote import failures
+from components.remote.node_command import MISSING_CODE
 from config.errors import NordmeshError
 from tests.support.documented import PROJECT
 

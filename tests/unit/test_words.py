@@ -1,4 +1,4 @@
-"""Documents and code are in plain English: their prose contains no phrase in `_PLAIN`.
+"""Documents, code and tests are in plain English: their prose contains no phrase in `_PLAIN`.
 
 The prose of Python is its comments, docstrings and messages; that of a shell script is all of it,
 without what it substitutes. Code blocks, block quotes and words in backticks are left out: they
@@ -9,6 +9,7 @@ import io
 import re
 import tokenize
 from collections.abc import Callable, Iterator
+from pathlib import Path
 
 import pytest
 
@@ -96,14 +97,14 @@ def _blank(code: re.Match[str]) -> str:
     return re.sub(r"\S", "_", code[0])
 
 
-_PRODUCT = ("ci", "cli", "components", "config", "lab", "policy", "stacks")
+_CODE = ("ci", "cli", "components", "config", "lab", "policy", "stacks", "tests")
 # Files to check, and the function that extracts their prose.
 _SOURCES: dict[str, Callable[[str], str]] = {
     "*.md": prose_of_markdown,
     "docs/**/*.md": prose_of_markdown,
     "*.py": prose_of_python,
-    **{f"{folder}/**/*.py": prose_of_python for folder in _PRODUCT},
-    **{f"{folder}/**/*.sh": prose_of_shell for folder in _PRODUCT},
+    **{f"{folder}/**/*.py": prose_of_python for folder in _CODE},
+    **{f"{folder}/**/*.sh": prose_of_shell for folder in _CODE},
 }
 
 
@@ -122,6 +123,7 @@ def sources() -> list[tuple[str, Callable[[str], str]]]:
         (str(path.relative_to(PROJECT)), prose_of)
         for pattern, prose_of in _SOURCES.items()
         for path in sorted(PROJECT.glob(pattern))
+        if path != Path(__file__)
     ]
 
 

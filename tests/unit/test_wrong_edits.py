@@ -22,7 +22,7 @@ LOST = "its disk broke on 2026-11-30"
 
 
 def node(role: str, number: int) -> dict[str, Any]:
-    """A bought machine with a public and a private address, and a host key of its own."""
+    """A bought machine with a public and a private address, and its own host key."""
     blob = b"\0\0\0\x0bssh-ed25519\0\0\0 " + bytes([number]) * 32
     return {
         "role": role,

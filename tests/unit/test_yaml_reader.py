@@ -15,7 +15,7 @@ from cli.ci.offline import strip_command
 from config import stack_file, yaml_reader
 from config.errors import NordmeshError
 from config.load import read_stack
-from policy.stack import config_of, read_file
+from policy.stack import config_of
 from tests.support.yaml_values import VALUES
 from tests.unit.test_keys import file_of
 
@@ -99,7 +99,7 @@ def test_the_policy_pack_reads_as_the_engine(project: Path) -> None:
     (project / "Pulumi.dev.yaml").write_text(
         "config:\n  mesh: {a: 22:22, b: no, c: 0o10}\n  nordmesh-policy:environment: test\n"
     )
-    assert config_of(read_file(project, "dev")) == {
+    assert config_of(stack_file.document(project, "dev")) == {
         "nordmesh:mesh": {"a": "22:22", "b": "no", "c": 8},
         "nordmesh-policy:environment": "test",
     }

@@ -2,7 +2,7 @@
 
 import pulumi
 
-from components import node_command
+from components.remote import node_command
 
 TYPE = "nordmesh:node:Scripts"
 """The type of the resource whose inputs are the texts, by file name."""

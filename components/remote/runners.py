@@ -10,8 +10,8 @@ from dataclasses import dataclass, replace
 import pulumi
 from pulumi_command import remote
 
-from components.node_command import Script
-from components.remote import Connection
+from components.remote.node_command import Script
+from components.remote.script import Connection
 
 
 @dataclass(frozen=True, kw_only=True)

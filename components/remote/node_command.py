@@ -1,7 +1,7 @@
 """Render the command line that runs a checked-in script on a node, and parse it.
 
-A command names its script by the hash of its content. components.copies puts the script on the
-machine; the command runs it only if the content has that hash.
+A command names its script by the hash of its content. components.remote.copies puts the script on
+the machine; the command runs it only if the content has that hash.
 """
 
 import functools
@@ -25,7 +25,7 @@ PHASES = ("create", "update", "delete")
 """The inputs of a resource that hold a command."""
 
 _COPY_AGAIN = "run \\`pulumi up\\` or \\`pulumi destroy --run-program\\`; both copy it again"
-_SCRIPTS = Path(__file__).parent / "scripts"
+_SCRIPTS = Path(__file__).parents[1] / "scripts"
 _LIBRARY = "lib.sh"
 _USES = re.compile(r"^# Uses: (.+)$", re.MULTILINE)
 

@@ -11,8 +11,8 @@ import pulumi
 from pulumi.runtime.proto import resource_pb2
 from pulumi.runtime.settings import monitor_supports_feature
 
-from components import copies
-from components.node_command import MISSING, file, settings_of, time_limit
+from components.remote import copies
+from components.remote.node_command import MISSING, file, settings_of, time_limit
 from config.errors import step
 
 OnError = Callable[[pulumi.ErrorHookArgs], Awaitable[bool]]
@@ -27,7 +27,7 @@ _THROUGH = (
 )
 _AGAIN = "Then run `pulumi up` again: it resumes from there."
 
-# The wording of Go's SSH library and of components.nodes_ssh; the first that matches is shown.
+# The wording of Go's SSH library and of components.remote.nodes_ssh; the first match is shown.
 _CAUSES: tuple[tuple[str, str], ...] = (
     (
         r"without exit status",

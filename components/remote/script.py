@@ -8,10 +8,10 @@ from typing import Any, Protocol
 import pulumi
 from pulumi_command import remote
 
-from components import copies
-from components.failures import explaining_hooks
-from components.node_command import Script
-from components.nodes_ssh import Login
+from components.remote import copies
+from components.remote.failures import explaining_hooks
+from components.remote.node_command import Script
+from components.remote.nodes_ssh import Login
 
 LOCK_SECONDS = 600
 """How long a script waits for an earlier one on the same machine to end (lib.sh)."""

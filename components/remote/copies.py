@@ -1,7 +1,7 @@
 """Copy scripts to the machines that run them, before the first command that names them.
 
 Takes one SSH connection for each machine that a run changes. Deliberately never fails: a command
-whose script is missing fails itself, and components.failures explains why.
+whose script is missing fails itself, and components.remote.failures explains why.
 """
 
 import asyncio
@@ -14,8 +14,8 @@ from typing import Any
 
 import pulumi
 
-from components.node_command import FOLDER, PHASES, digest, file, path_of, text_of
-from components.nodes_ssh import Login, NoSession, Session, Sessions
+from components.remote.node_command import FOLDER, PHASES, digest, file, path_of, text_of
+from components.remote.nodes_ssh import Login, NoSession, Session, Sessions
 
 LIST = f"bash -c 'sha256sum {FOLDER}/*.sh 2>/dev/null || true'"
 """The command that prints the hash and the path of each script on a machine."""
