@@ -112,9 +112,13 @@ def path_of(file: str, sha256: str) -> str:
 def text_of(file: str) -> str:
     """Read a script with its libraries before it: the common one, and those that its head names."""
     text = text_alone(file)
-    uses = _USES.search(text)
-    libraries = [_LIBRARY, *(uses[1].split() if uses else ())]
-    return "".join(map(text_alone, libraries)) + text
+    return "".join(map(text_alone, [_LIBRARY, *uses(text)])) + text
+
+
+def uses(text: str) -> list[str]:
+    """The libraries that the head of a script names."""
+    named = _USES.search(text)
+    return named[1].split() if named else []
 
 
 def texts() -> dict[str, str]:
