@@ -12,9 +12,9 @@ from components.machines import Machine
 from components.manifests import hardening, kubeadm
 from components.membership import Membership
 from components.node import PULL_SECONDS, Node
-from components.node_command import Script
+from components.node_command import LOCK_SECONDS, Script
 from components.node_labels import NodeLabels
-from components.remote import LOCK_SECONDS, RemoteScript
+from components.remote import RemoteScript
 from components.rollout import Rollout
 from components.runners import Member, Runners
 from config import Kubernetes, Taint
@@ -90,7 +90,7 @@ class ControlPlane(pulumi.ComponentResource):
                 hooks=pulumi.ResourceHookBinding.merge(
                     args.immutable,
                     args.membership.hooks(
-                        name, seconds=(_MAKE_SECONDS + LOCK_SECONDS) * machine.connection.patience
+                        name, seconds=_MAKE_SECONDS * machine.connection.patience + LOCK_SECONDS
                     ),
                 ),
             ),
@@ -214,7 +214,7 @@ def reset_script(node: str, *, endpoint: str, allow_data_loss: bool) -> Script:
     Leaves the machine alone if it is another node by now, or belongs to another endpoint's cluster.
     """
     settings = {"ALLOW_DATA_LOSS": str(allow_data_loss).lower(), "ENDPOINT": endpoint}
-    return Script(file="node-reset.sh", node=node, settings=settings, timeout=LOCK_SECONDS + 300)
+    return Script(file="node-reset.sh", node=node, settings=settings, timeout=300)
 
 
 def leave_script(runner: str, leaving: Machine, endpoint: str, *, gone: bool = False) -> Script:
@@ -228,7 +228,7 @@ def leave_script(runner: str, leaving: Machine, endpoint: str, *, gone: bool = F
         "GONE": str(gone).lower(),
         "JOINED_NODE": leaving.name,
     }
-    return Script(file="plane-leave.sh", node=runner, settings=settings, timeout=LOCK_SECONDS + 300)
+    return Script(file="plane-leave.sh", node=runner, settings=settings, timeout=300)
 
 
 def _init_script(args: ControlPlaneArgs, *, cluster: str) -> Script:
