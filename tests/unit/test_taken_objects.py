@@ -142,7 +142,7 @@ def test_the_hook_asks_the_cluster_of_the_stack(
         return "the kubeconfig"
 
     binding = taken_objects.hooks(SimpleNamespace(future=secret))  # type: ignore[arg-type]
-    (hook,) = binding.before_create or ()
+    hook: Any = (binding.before_create or [])[0]
     with pytest.raises(NordmeshError, match="object-exists"):
-        asyncio.run(hook(SimpleNamespace(new_inputs=ROUTE)))  # type: ignore[arg-type, misc]
+        asyncio.run(hook(SimpleNamespace(new_inputs=ROUTE)))
     assert opened == ["the kubeconfig"]
