@@ -73,6 +73,8 @@ def read(
     api: "Api", config: StackConfig, kubeconfig: str, nodes: Sequence[Mapping[str, Any]]
 ) -> Certificates:
     """Read all certificates of a cluster. kubeconfig: the stack's output."""
+    from components.gates.api import REPORT_SECONDS
+
     now = datetime.now(UTC)
     found, unread = list(of_kubeconfig(kubeconfig)), list[str]()
     for node in nodes:
@@ -80,7 +82,8 @@ def read(
             found += _of_control_plane(node)
             unread += _not_reported(node, now)
     names = [str(node["metadata"]["name"]) for node in nodes]
-    metrics = api.texts({name: f"/api/v1/nodes/{name}/proxy/metrics" for name in names})
+    paths = {name: f"/api/v1/nodes/{name}/proxy/metrics" for name in names}
+    metrics = api.texts(paths, limit=REPORT_SECONDS)
     for name in names:
         kubelet = [] if name not in metrics else list(_of_kubelet(name, metrics[name], now))
         found += kubelet

@@ -203,15 +203,17 @@ def measure_splits(
         return [], []
     before = _read(api, proxies)
     time.sleep(seconds)
-    after = _read(api, proxies)
-    unread = sorted(proxy.key for proxy in proxies if proxy.key not in after)
     # A proxy without a first reading would add everything since its start.
-    increases = [stats.increase(before[key], now) for key, now in after.items() if key in before]
+    after = _read(api, [proxy for proxy in proxies if proxy.key in before])
+    unread = sorted(proxy.key for proxy in proxies if proxy.key not in after)
+    increases = [stats.increase(before[key], now) for key, now in after.items()]
     return splits(config, stats.total(increases)), unread
 
 
 def _read(api: "Api", proxies: Sequence[Proxy]) -> dict[str, dict[str, float]]:
-    texts = api.stats(proxies, "requests_total")
+    from components.gates.api import REPORT_SECONDS
+
+    texts = api.stats(proxies, "requests_total", limit=REPORT_SECONDS)
     return {key: counters(text) for key, text in texts.items()}
 
 

@@ -13,9 +13,9 @@ from components.manifests import hardening, kubeadm
 from components.membership import Membership
 from components.node import PULL_SECONDS, Node
 from components.node_labels import NodeLabels
-from components.remote.node_command import Script
+from components.remote.node_command import LOCK_SECONDS, Script
 from components.remote.runners import Member, Runners
-from components.remote.script import LOCK_SECONDS, RemoteScript
+from components.remote.script import RemoteScript
 from components.rollout import Rollout
 from config import Kubernetes, Oidc, Taint
 from config.catalogue import KubernetesRelease
@@ -92,7 +92,7 @@ class ControlPlane(pulumi.ComponentResource):
                 hooks=pulumi.ResourceHookBinding.merge(
                     args.immutable,
                     args.membership.hooks(
-                        name, seconds=(_MAKE_SECONDS + LOCK_SECONDS) * machine.connection.patience
+                        name, seconds=_MAKE_SECONDS * machine.connection.patience + LOCK_SECONDS
                     ),
                 ),
             ),
@@ -216,7 +216,7 @@ def reset_script(node: str, *, endpoint: str, allow_data_loss: bool) -> Script:
     Leaves the machine alone if it is another node by now, or belongs to another endpoint's cluster.
     """
     settings = {"ALLOW_DATA_LOSS": str(allow_data_loss).lower(), "ENDPOINT": endpoint}
-    return Script(file="node-reset.sh", node=node, settings=settings, timeout=LOCK_SECONDS + 300)
+    return Script(file="node-reset.sh", node=node, settings=settings, timeout=300)
 
 
 def leave_script(runner: str, leaving: Machine, endpoint: str, *, gone: bool = False) -> Script:
@@ -230,7 +230,7 @@ def leave_script(runner: str, leaving: Machine, endpoint: str, *, gone: bool = F
         "GONE": str(gone).lower(),
         "JOINED_NODE": leaving.name,
     }
-    return Script(file="plane-leave.sh", node=runner, settings=settings, timeout=LOCK_SECONDS + 300)
+    return Script(file="plane-leave.sh", node=runner, settings=settings, timeout=300)
 
 
 def _init_script(args: ControlPlaneArgs, *, cluster: str) -> Script:

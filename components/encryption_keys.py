@@ -16,7 +16,7 @@ from components.handover import Line
 from components.peers import Asked, ask, problem
 from components.remote.node_command import Script
 from components.remote.nodes_ssh import Sessions
-from components.remote.script import LOCK_SECONDS, Connection, RemoteScript
+from components.remote.script import Connection, RemoteScript
 
 PIPE = "/run/nordmesh/encryption-keys"
 """Where encryption-add.sh reads its line."""
@@ -25,7 +25,7 @@ USE, RETIRE = "encryption-use.sh", "encryption-retire.sh"
 _OFFER = re.compile(r"^keys ([A-Za-z0-9+/=]+|-)$", re.MULTILINE)
 _OFFER_SECONDS = 30
 # The pods may take 300 s to become Ready, and 600 s more if the ones from before come back.
-_SECONDS = LOCK_SECONDS + 1200
+_SECONDS = 1200
 # Up to five times, every Secret is written again.
 _REWRITE_SECONDS = 1200
 

@@ -7,12 +7,13 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from components.manifests import Manifest
+from components.taken_objects import MANAGER
 
 # A fixed field manager, where the provider would use a random name, lets a run repeat a write that
 # was killed halfway. Forced, so that the stack file wins over a change made by hand: setting a
 # weight back always works.
 _ANNOTATIONS = {
-    "pulumi.com/patchFieldManager": "nordmesh",
+    "pulumi.com/patchFieldManager": MANAGER,
     "pulumi.com/patchForce": "true",
 }
 
@@ -20,11 +21,13 @@ _ANNOTATIONS = {
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
     """The cluster that objects are applied to. existence: the resource whose deletion deletes all
-    objects, so that destroying a cluster does not first empty it object by object.
+    objects, so that destroying a cluster does not first empty it object by object. hooks: of every
+    object that is created whole.
     """
 
     provider: k8s.Provider
     existence: pulumi.Resource
+    hooks: pulumi.ResourceHookBinding
 
     def apply(
         self,
@@ -60,7 +63,7 @@ class Cluster:
                 replace_with=list(replace_with),
                 replace_on_changes=list(replace_on),
                 delete_before_replace=bool(replace_on) or None,
-                hooks=hooks,
+                hooks=pulumi.ResourceHookBinding.merge(self.hooks, hooks),
             ),
         )
 

@@ -11,8 +11,8 @@ from components.join_token import JoinTokens
 from components.manifests import kubeadm
 from components.node import PULL_SECONDS, Node
 from components.node_labels import NodeLabels
-from components.remote.node_command import Script
-from components.remote.script import LOCK_SECONDS, RemoteScript
+from components.remote.node_command import LOCK_SECONDS, Script
+from components.remote.script import RemoteScript
 from components.rollout import Rollout, Stage
 from config import Taint
 
@@ -82,7 +82,7 @@ class Worker(pulumi.ComponentResource):
                         args.join_tokens.hooks(
                             name,
                             machine.connection,
-                            seconds=(_JOIN_SECONDS + LOCK_SECONDS) * machine.connection.patience,
+                            seconds=_JOIN_SECONDS * machine.connection.patience + LOCK_SECONDS,
                         ),
                         args.rollout.of_scripts,
                     ),
@@ -116,7 +116,7 @@ class Worker(pulumi.ComponentResource):
                 file="node-remove.sh",
                 node=name,
                 settings=removal,
-                timeout=LOCK_SECONDS + 300,
+                timeout=300,
             ),
             opts=pulumi.ResourceOptions(
                 parent=self,

@@ -5,7 +5,7 @@ from collections.abc import Iterator, Mapping
 import pulumi
 import pulumi_kubernetes as k8s
 
-from components import immutable
+from components import immutable, taken_objects
 from components.backup import Snapshots
 from components.cluster_dns import ClusterDns, ClusterDnsArgs
 from components.cni import Cni, CniArgs
@@ -367,7 +367,11 @@ class Platform:
             kubeconfig=kubeconfig,
             cluster_identifier=self._config.kubernetes.cluster_name,
         )
-        return Cluster(provider=provider, existence=self._control_planes.existence)
+        return Cluster(
+            provider=provider,
+            existence=self._control_planes.existence,
+            hooks=taken_objects.hooks(self._control_planes.kubeconfig),
+        )
 
     def _make_cni(self) -> Cni:
         return Cni(

@@ -81,7 +81,9 @@ def command(
         values = decrypted(stack)
         logins = current(stack, config, values)
         endpoint = config.kubernetes.endpoint
-        looks = look({node: logins[node] for node in planes}, endpoint=endpoint)
+        looks = look(
+            {node: logins[node] for node in planes}, endpoint=endpoint, directory=backup.directory
+        )
         chosen_planes = choose(looks, name, lost=lost or (), discard=discard_etcd)
         for line in _losses(name, manifest, contents, names, looks, chosen_planes):
             print(line, flush=True)

@@ -6,7 +6,7 @@ from dataclasses import dataclass
 from components.remote import nodes_ssh
 from components.remote.node_command import Script
 from components.remote.nodes_ssh import Answer, Login
-from config.errors import NordmeshError
+from config.errors import NAMESPACE, NordmeshError
 
 LOOK = "restore-look.sh"
 _SECONDS = 60
@@ -17,7 +17,8 @@ class Machine:
     """A control plane that answers. owner: the node that the machine is, if it is another one.
 
     etcd: running, stopped or none. cluster: whether it has other files of a cluster. restoring: the
-    snapshot of an unfinished restore. placed: whether that has placed its data.
+    snapshot of an unfinished restore. placed: whether that has placed its data. missing: the
+    directory for snapshots, if it is not there.
     """
 
     name: str
@@ -27,6 +28,7 @@ class Machine:
     cluster: bool
     restoring: str
     placed: bool
+    missing: str
 
     @property
     def is_empty(self) -> bool:
@@ -51,11 +53,17 @@ class Planes:
         return (self.target, *self.others)
 
 
-def look(logins: Mapping[str, Login], *, endpoint: str) -> dict[str, Machine | str]:
-    """Ask all control planes at once; a text says why one does not answer."""
+def look(
+    logins: Mapping[str, Login], *, endpoint: str, directory: str | None
+) -> dict[str, Machine | str]:
+    """Ask all control planes at once; a text says why one does not answer.
+
+    directory: where the restored cluster stores snapshots, None for a bucket.
+    """
+    settings = {"ENDPOINT": endpoint, "DIRECTORY": directory or ""}
     answers = nodes_ssh.run(
         {
-            name: (login, Script(file=LOOK, node=name, settings={"ENDPOINT": endpoint}).text)
+            name: (login, Script(file=LOOK, node=name, settings=settings).text)
             for name, login in logins.items()
         },
         seconds=_SECONDS,
@@ -77,6 +85,7 @@ def _parsed(name: str, login: Login, answer: Answer) -> Machine | str:
             cluster=values["cluster"] == "yes",
             restoring=values["restoring"],
             placed=values["placed"] == "yes",
+            missing=values["missing"],
         )
     except KeyError:
         return "its answer cannot be read"
@@ -106,6 +115,8 @@ def choose(
             why="one must get the data",
             fix="install a machine, and set its address and hostKey in the stack file",
         )
+    if unmounted := [one for one in machines if one.missing]:
+        raise _no_directory(unmounted)
     target, *others = machines
     kept: set[str] = set()
     if target.restoring == snapshot:
@@ -141,6 +152,19 @@ def _problems(
                 yield name, "--lost names it, and it answers"
         elif name not in lost:
             yield name, one
+
+
+def _no_directory(machines: Sequence[Machine]) -> NordmeshError:
+    names = ", ".join(one.name for one in machines)
+    return NordmeshError(
+        f"there is no directory {machines[0].missing} on {names}",
+        code="restore-directory-missing",
+        path=f"{NAMESPACE}:backup.directory",
+        why="the last step of a restore starts the timer that stores snapshots there, and would "
+        "fail; nothing was changed",
+        fix="mount the storage there, or create the directory on purpose; then run the same "
+        "command again",
+    )
 
 
 def _has_data(machines: Sequence[Machine]) -> NordmeshError:

@@ -123,7 +123,7 @@ async def execute_own(
         await _run(
             login, what, f"bash -c {shlex.quote(receive)}", stdin=upload, seconds=_UPLOAD_SECONDS
         )
-    await _run(login, what, "bash -s", stdin=script.text, seconds=script.timeout)
+    await _run(login, what, "bash -s", stdin=script.text, seconds=script.seconds())
 
 
 async def _run(

@@ -36,6 +36,8 @@ from config.errors import NordmeshError
 
 _CONNECTIONS = 8
 _TIMEOUT_SECONDS = 10
+REPORT_SECONDS = 3
+"""The limit for each answer that a report can do without; one over the API server takes 0.1 s."""
 _LOOKED = "looked"
 
 # The connections of the proxy's user that are not to its own ports and not to istiod: the remote
@@ -90,26 +92,51 @@ class Api:
         spec: Mapping[str, Any] = _object(_usable(status, text), "spec")
         return spec
 
+    def existing(self, manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
+        """The object of a manifest's kind, namespace and name; None if there is none."""
+        version, metadata = manifest["apiVersion"], manifest["metadata"]
+        group = f"/apis/{version}" if "/" in version else f"/api/{version}"
+        status, text = self._ask(group)
+        if status == HTTPStatus.NOT_FOUND:
+            return None  # its CustomResourceDefinition does not exist yet
+        kinds = _object(_usable(status, text), "resources")
+        names = [one["name"] for one in kinds if one["kind"] == manifest["kind"]]
+        plurals = [name for name in names if "/" not in name]
+        if not plurals:
+            return None
+        place = f"/namespaces/{metadata['namespace']}" if metadata.get("namespace") else ""
+        status, text = self._ask(f"{group}{place}/{plurals[0]}/{metadata['name']}")
+        if status == HTTPStatus.NOT_FOUND:
+            return None
+        return {"metadata": _object(_usable(status, text), "metadata")}
+
     def pods(self, namespace: str) -> list[Pod]:
         """The pods of a namespace."""
         return pods_of(_object(self._get(f"/api/v1/namespaces/{namespace}/pods"), "items"))
 
-    def stats(self, proxies: Sequence[Proxy], wanted: str) -> dict[str, str]:
+    def stats(
+        self, proxies: Sequence[Proxy], wanted: str, *, limit: float | None = None
+    ) -> dict[str, str]:
         """The statistics of proxies, by their keys, without those that cannot be read.
 
-        wanted: a regular expression that is searched for in the names.
+        wanted: a regular expression that is searched for in the names. limit: of `texts`.
         """
 
         port = f":{ports.PROXY_STATS}/proxy/stats/prometheus"
         paths = {p.key: f"/api/v1/namespaces/{p.namespace}/pods/{p.pod}{port}" for p in proxies}
-        return self.texts(paths, filter=wanted)
+        return self.texts(paths, limit=limit, filter=wanted)
 
-    def texts(self, paths: Mapping[str, str], **query: str) -> dict[str, str]:
-        """The texts at some paths, by their keys, without those that cannot be read."""
+    def texts(
+        self, paths: Mapping[str, str], *, limit: float | None = None, **query: str
+    ) -> dict[str, str]:
+        """The texts at some paths, by their keys, without those that cannot be read.
+
+        limit: the seconds that each may take, where a report must not wait for a dead machine.
+        """
 
         def read(path: str) -> str | None:
             try:
-                return self._get(path, **query)
+                return _usable(*self._ask(path, limit=limit, **query))
             except NordmeshError:
                 return None
 
@@ -190,7 +217,13 @@ class Api:
         return _usable(*self._ask(path, **query))
 
     def _ask(
-        self, path: str, *, method: str = "GET", body: object = None, **query: str
+        self,
+        path: str,
+        *,
+        method: str = "GET",
+        body: object = None,
+        limit: float | None = None,
+        **query: str,
     ) -> tuple[int, str]:
         """The status and the text of a response; fails without one."""
         json_type = {"Content-Type": "application/json"} if body is not None else {}
@@ -204,7 +237,7 @@ class Api:
                     query_params=list(query.items()),
                     auth_settings=[],
                 ),
-                _request_timeout=_TIMEOUT_SECONDS,
+                _request_timeout=limit or _TIMEOUT_SECONDS,
             )
             content: bytes = response.read()  # type: ignore[no-untyped-call]
         except (client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
@@ -230,7 +263,7 @@ def _no_answer(reason: str) -> NordmeshError:
     return NordmeshError(
         f"the API server gave no usable response ({reason})",
         code="gate-no-api-server",
-        why="a gate does not allow a change that it cannot measure",
+        why="nordmesh does not make a change that it cannot check on the cluster",
         fix="check that `kubectl get pods -A` works, then run `pulumi up` again",
     )
 

@@ -128,5 +128,5 @@ def restarts(args: pulumi.ResourceHookArgs | pulumi.ErrorHookArgs) -> bool:
 
 async def _problem(on: Login, script: Script) -> str | None:
     async with Sessions() as sessions:
-        command, seconds = script.command("root"), script.timeout + _MARGIN_SECONDS
+        command, seconds = script.command("root"), script.seconds() + _MARGIN_SECONDS
         return (await sessions.run(on, command, seconds=seconds)).problem

@@ -203,11 +203,12 @@ def _is_progress(line: str, node: str) -> bool:
 def _how_it_ended(status: int, signal_name: str | None, command: str) -> str:
     if status == _TIMED_OUT and (limit := time_limit(command)):
         return f"it reached its time limit of {limit} s (exit status {status})"
-    if signal_name is None and status > _SIGNALS_FROM:
-        with suppress(ValueError):
-            signal_name = signal.Signals(status - _SIGNALS_FROM).name.removeprefix("SIG")
     if signal_name is not None:
         return f"it was killed with SIG{signal_name} (exit status {status})"
+    if status > _SIGNALS_FROM:
+        with suppress(ValueError):
+            name = signal.Signals(status - _SIGNALS_FROM).name
+            return f"exit status {status}, the shell's for a program that was killed with {name}"
     if status == _NOT_RUNNABLE:
         return f"a program could not be run (exit status {status})"
     if status == _NOT_FOUND:

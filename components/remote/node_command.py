@@ -24,10 +24,14 @@ MISSING_CODE = "script-not-verified"
 PHASES = ("create", "update", "delete")
 """The inputs of a resource that hold a command."""
 
+LOCK_SECONDS = 600
+"""How long `single_run` of lib.sh waits for an earlier script on the same machine."""
+
 _COPY_AGAIN = "run \\`pulumi up\\` or \\`pulumi destroy --run-program\\`; both copy it again"
 _SCRIPTS = Path(__file__).parents[1] / "scripts"
 _LIBRARY = "lib.sh"
 _USES = re.compile(r"^# Uses: (.+)$", re.MULTILINE)
+_LOCKS = re.compile(r"^\s*single_run$", re.MULTILINE)
 
 # The output of shlex.quote: bare, or in single quotes, in which '"'"' stands for one.
 _QUOTE = "'\"'\"'"
@@ -42,7 +46,8 @@ class Script:
     """A script of components/scripts with its settings, ready to run on one node.
 
     settings: exported at the start of the command, so they are visible on the node and in the
-    state: never a secret. timeout: seconds until the script is ended, plus ten to clean up.
+    state: never a secret. timeout: seconds that its work may take; the time limit adds the wait for
+    an earlier script, and ten seconds to clean up.
     """
 
     file: str
@@ -62,11 +67,15 @@ class Script:
             for name, value in sorted({"NODE_NAME": self.node, **self.settings}.items())
         )
 
+    def seconds(self, *, patience: int = 1) -> int:
+        """The time limit: its work, `patience` times slower, and the wait for the lock."""
+        return self.timeout * patience + (LOCK_SECONDS if takes_lock(self.file) else 0)
+
     def command(self, user: str, *, patience: int = 1) -> str:
         """Render the command line that runs the script as root: the settings, then its name."""
         as_root = "" if user == "root" else "sudo -n "
         text = shlex.quote(self._exports + _runner(self.file))
-        return f"{as_root}timeout --kill-after=10 {self.timeout * patience} bash -c {text}"
+        return f"{as_root}timeout --kill-after=10 {self.seconds(patience=patience)} bash -c {text}"
 
 
 @functools.cache
@@ -112,9 +121,19 @@ def path_of(file: str, sha256: str) -> str:
 def text_of(file: str) -> str:
     """Read a script with its libraries before it: the common one, and those that its head names."""
     text = text_alone(file)
-    uses = _USES.search(text)
-    libraries = [_LIBRARY, *(uses[1].split() if uses else ())]
-    return "".join(map(text_alone, libraries)) + text
+    return "".join(map(text_alone, [_LIBRARY, *uses(text)])) + text
+
+
+@functools.cache
+def takes_lock(file: str) -> bool:
+    """Whether a script waits until no other one works on its machine."""
+    return _LOCKS.search(text_alone(file)) is not None
+
+
+def uses(text: str) -> list[str]:
+    """The libraries that the head of a script names."""
+    named = _USES.search(text)
+    return named[1].split() if named else []
 
 
 def texts() -> dict[str, str]:

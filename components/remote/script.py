@@ -13,9 +13,6 @@ from components.remote.failures import explaining_hooks
 from components.remote.node_command import Script
 from components.remote.nodes_ssh import Login
 
-LOCK_SECONDS = 600
-"""How long a script waits for an earlier one on the same machine to end (lib.sh)."""
-
 DIAL_ATTEMPTS = 5
 DIAL_TIMEOUT_SECONDS = 10
 

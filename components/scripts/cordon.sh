@@ -14,11 +14,12 @@ is_ready() {
     status=$(fields "$1" '{.status.conditions[?(@.type=="Ready")].status}') && [ "$status" = True ]
 }
 
-# uncordon NODE: undoes a cordon of nordmesh; a cordon of a person stays.
+# uncordon NODE: undoes a cordon of nordmesh; a cordon of a person stays. A killed run may have left the timer.
 uncordon() {
     local mark=$CORDONED.$1
-    [ -e "$mark" ] || return 0
-    kubectl --request-timeout 30s uncordon "$1" >/dev/null || return 1
-    rm -f "$mark"
+    if [ -e "$mark" ]; then
+        kubectl --request-timeout 30s uncordon "$1" >/dev/null || return 1
+        rm -f "$mark"
+    fi
     systemctl stop "nordmesh-uncordon-$1.timer" 2>/dev/null || true
 }

@@ -22,7 +22,7 @@ NODES = 2
 ADDRESSES = 4
 NETWORK = "198.18.12.0/24"
 PLANES = ("node-0", "node-2", "node-3")
-EMPTY = "owner \netcd none\ncluster no\nrestoring \nplaced no\n"
+EMPTY = "owner \netcd none\ncluster no\nrestoring \nplaced no\nmissing \n"
 OWN = ("restore-mark.sh", "restore-place.sh", "restore-forget.sh")
 
 
@@ -95,7 +95,7 @@ def test_three_empty_machines_become_the_cluster_again(
     # The same command continues: nothing is placed again.
     (snapshot,) = {line.partition(":")[0] for line in output.splitlines() if "unaltered" in line}
     begun = EMPTY.replace("restoring ", f"restoring {snapshot}")
-    started = f"owner \netcd running\ncluster yes\nrestoring {snapshot}\nplaced yes\n"
+    started = f"owner \netcd running\ncluster yes\nrestoring {snapshot}\nplaced yes\nmissing \n"
     server.said |= {("node-0", "restore-look.sh"): started}
     server.said |= {(name, "restore-look.sh"): begun for name in PLANES[1:]}
     server.failing = set()
@@ -122,8 +122,13 @@ def test_a_living_etcd_is_deleted_only_if_that_is_said(
     deployed: Callable[..., int], server: Server, capsys: pytest.CaptureFixture[str]
 ) -> None:
     server.said["node-3", "restore-look.sh"] = (
-        "owner \netcd running\ncluster yes\nrestoring \nplaced yes\n"
+        "owner \netcd running\ncluster yes\nrestoring \nplaced yes\nmissing \n"
     )
+    server.said["node-2", "restore-look.sh"] = f"{EMPTY.removesuffix(chr(10))}/srv/backup\n"
+    assert deployed("--discard-etcd") == 1
+    assert "[restore-directory-missing]" in capsys.readouterr().err
+    assert {file for _, file in server.ran} == {"restore-look.sh"}
+    server.said["node-2", "restore-look.sh"] = EMPTY
     assert deployed() == 1
     assert "node-3 (etcd runs)" in capsys.readouterr().err
     assert {file for _, file in server.ran} == {"restore-look.sh"}

@@ -3,11 +3,13 @@
 import json
 import re
 from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from typing import Any
 
 import pytest
 
 from components.manifests import Manifest, echo
-from config import catalogue
+from config import Service, catalogue
 from lab.screen import Cluster
 from tests.live import bought
 from tests.live.counted import wait_for
@@ -15,6 +17,8 @@ from tests.live.harness import Project
 from tests.support.applied import apply
 
 CP, WORKER_1, NEW, BOUGHT = "10.67.0.11", "10.67.0.21", "10.67.0.22", "10.67.0.23"
+HOST = "kubernetes.io/hostname"
+BUSY = "http://busy.shop.svc.cluster.local:8080/"
 WORKER = {"role": "worker", "provider": "container", "address": NEW}
 
 
@@ -110,34 +114,56 @@ def bought_worker(project: Project) -> Iterator[None]:
         yield
 
 
-def sidecar_on(node: str) -> Manifest:
-    """Run a pod of the mesh on a node until it is removed; its sidecar has scratch volumes."""
-    deployment = echo.client_deployment("shop", image=catalogue.ECHO_IMAGE)
-    term = {"matchFields": [{"key": "metadata.name", "operator": "In", "values": [node]}]}
-    manifest = {
-        "preferredDuringSchedulingIgnoredDuringExecution": [{"weight": 100, "preference": term}]
+def busy_service() -> list[Manifest]:
+    """A service of the mesh with a pod on each worker; its sidecars have scratch volumes."""
+    service = Service(namespace="shop", port=8080, stable="v1")
+    deployment = echo.echo_deployment("busy", "v1", namespace="shop", image=catalogue.ECHO_IMAGE)
+    labels, spec = deployment["metadata"]["labels"], deployment["spec"]
+    spec["replicas"] = 2
+    pods = {"labelSelector": {"matchLabels": labels}}
+    spread = {"maxSkew": 1, "topologyKey": HOST, "whenUnsatisfiable": "DoNotSchedule", **pods}
+    spec["template"]["spec"]["topologySpreadConstraints"] = [spread]
+    (container,) = spec["template"]["spec"]["containers"]
+    container["args"] += ["--drain", "8s"]
+    budget = {
+        "apiVersion": "policy/v1",
+        "kind": "PodDisruptionBudget",
+        "metadata": {"name": "busy", "namespace": "shop"},
+        "spec": {"minAvailable": 1, "selector": pods["labelSelector"]},
     }
-    deployment["metadata"]["name"] = "busy"
-    template = deployment["spec"]["template"]
-    template["metadata"]["labels"] = deployment["spec"]["selector"]["matchLabels"] = {"app": "busy"}
-    template["spec"]["affinity"] = {"nodeAffinity": manifest}
-    return deployment
+    return [deployment, echo.echo_service("busy", service), budget]
 
 
 def test_a_busy_node_is_removed_without_allowing_data_loss(
     project: Project, cluster: Cluster, bought_worker: None
 ) -> None:
     del bought_worker
-    apply(cluster, [sidecar_on("worker-3")])
+    objects = busy_service()
+    apply(cluster, objects)
 
     def busy() -> bool:
-        pods = cluster.items("pods", "-n", "shop", "--field-selector", "spec.nodeName=worker-3")
-        return any("emptyDir" in volume for pod in pods for volume in pod["spec"]["volumes"])
+        pods = cluster.items("pods", "-n", "shop", "-l", "app=busy")
+        scratch = any("emptyDir" in volume for pod in pods for volume in pod["spec"]["volumes"])
+        on = {pod["spec"].get("nodeName") for pod in pods}
+        return scratch and on == {"worker-1", "worker-3"}
 
-    wait_for("a sidecar on worker-3", busy, seconds=180)
+    wait_for("a pod of the service on both workers", busy, seconds=180)
+    rollout = ("rollout", "status", "deployment/busy-v1", "--namespace=shop", "--timeout=180s")
+    cluster.kubectl(*rollout, seconds=190)
     with project.config() as config:
         del config["nordmesh:machines"]["nodes"]["worker-3"]
-    project.up()
+    steady = ("--duration", "10s", "--rate", "50", "--concurrency", "4")
+    tallies: list[dict[str, Any]] = []
+    with ThreadPoolExecutor() as threads:
+        removal = threads.submit(project.up)
+        while not removal.done():
+            tallies.append(cluster.call("shop", BUSY, *steady))
+        removal.result()
+    requests, failed = (sum(tally[key] for tally in tallies) for key in ("requests", "failed"))
+    print(f"{requests} requests while the node was removed, {failed} failed")
+    assert requests > 500
+    assert failed == 0, tallies
     assert nodes(cluster) == {"cp-1": "True", "worker-1": "True"}
     assert project.ssh(BOUGHT, "ls -d /etc/kubernetes 2>/dev/null || echo reset") == "reset\n"
-    cluster.kubectl("-n", "shop", "delete", "deployment", "busy")
+    for one in objects:
+        cluster.kubectl("-n", "shop", "delete", one["kind"], one["metadata"]["name"])

@@ -7,7 +7,7 @@ from collections.abc import Iterator
 
 from components.encryption_keys import RETIRE, USE
 from tests.support.joining import TOKEN
-from tests.unit import libvirt, node, restored
+from tests.unit import libvirt, node, on_plane, restored
 from tests.unit import test_scripts_istio as mesh
 from tests.unit.boundaries import How
 from tests.unit.kills import Case
@@ -160,6 +160,7 @@ def _remaining_guest(machine: Machine) -> None:
     machine.write("/sys/class/net/nm-test/brif/vnet0", "")
 
 
+_CORDONED = r"/var/lib/nordmesh/cordoned\."
 _OF_PODS = r"/etc/kubernetes/nordmesh-(before|made|patches)/"
 _IN_USE = f"/cluster/objects/{mesh.FOREIGN}"
 CASES = {
@@ -222,7 +223,7 @@ CASES = {
         prepare=_cluster,
         run=_remove,
         stopped=_accepts_pods,
-        rewrites=r"/var/lib/nordmesh/cordoned\.",
+        rewrites=_CORDONED,
     ),
     "leave-control-plane": Case(
         prepare=_planes,
@@ -242,6 +243,28 @@ CASES = {
         rewrites=r"/var/lib/nordmesh/restore\.tar\.gz$",
         always=('mv -T "$NEW_PKI"', 'touch "$STARTED"'),
     ),
+    "restore-mark": Case(prepare=node.future_control_plane, run=restored.mark, boot=node.boot),
+    "restore-unmark": Case(prepare=restored.prepared, run=on_plane.unmark, boot=node.boot),
+    "restore-forget": Case(
+        prepare=on_plane.with_nodes_of_the_lost,
+        run=on_plane.forget,
+    ),
+    "backup": Case(prepare=on_plane.without_backup, run=on_plane.install_backup, boot=node.boot),
+    "backup-off": Case(prepare=on_plane.with_backup, run=on_plane.remove_backup, boot=node.boot),
+    "credentials": Case(
+        prepare=on_plane.issuing,
+        run=on_plane.issue,
+        secrets=(on_plane.LOGIN.encode(),),
+        changes_nothing=True,
+    ),
+    "label": Case(prepare=on_plane.labelled, run=on_plane.label),
+    "drain": Case(
+        prepare=on_plane.drainable,
+        run=on_plane.drain,
+        stopped=on_plane.is_undone,
+        rewrites=_CORDONED,
+    ),
+    "uncordon": Case(prepare=on_plane.drained, run=on_plane.uncordon, rewrites=_CORDONED),
     "istio-install": Case(prepare=_mesh, run=_install),
     "istio-rollout": Case(prepare=_two_revisions, run=_rollout),
     "istio-uninstall": Case(prepare=_mesh, run=_uninstall, keeps=(_IN_USE,)),
@@ -263,6 +286,18 @@ CASES = {
         rewrites=_GUESTS,
     ),
     "kvm-delete": Case(prepare=libvirt.created, run=libvirt.delete, boot=libvirt.boot),
+}
+# Scripts without a case, and why.
+NOT_INTERRUPTED = {
+    "cluster-member.sh": "changes nothing",
+    "cluster-offer.sh": "makes a token and a key of the certificates, which end by themselves",
+    "container-create.sh": "lab machines only; tests/live/test_killed.py",
+    "container-delete.sh": "lab machines only; tests/live/test_killed.py",
+    "encryption-offer.sh": "changes nothing",
+    "etcd-keys.sh": "changes nothing",
+    "etcd-ready.sh": "changes nothing",
+    "kvm-host-key.sh": "prints a key; runs on the machine that runs Pulumi",
+    "restore-look.sh": "changes nothing",
 }
 # Scripts that must change nothing, whatever fails.
 GUARDS = {

@@ -54,9 +54,9 @@ def place(
     return run(machine, "restore-place.sh", SNAPSHOT=snapshot, SHA256=sha256)
 
 
-def look(machine: Machine) -> dict[str, str]:
-    """What the machine reports before a restore."""
-    result = run(machine, "restore-look.sh")
+def look(machine: Machine, *, directory: str = "") -> dict[str, str]:
+    """What the machine reports before a restore. directory: where it is to store snapshots."""
+    result = run(machine, "restore-look.sh", DIRECTORY=directory)
     assert result.status == 0, result.stderr
     lines = (line.partition(" ") for line in result.stdout.splitlines())
     return {key: value for key, _, value in lines}

@@ -38,7 +38,8 @@ class FakeApi:
         data = self._objects.get(f"{path}/{fieldSelector.removeprefix('metadata.name=')}")
         return [] if data is None else [{"data": data}]
 
-    def texts(self, paths: Mapping[str, str]) -> Mapping[str, str]:
+    def texts(self, paths: Mapping[str, str], *, limit: float) -> Mapping[str, str]:
+        assert limit < 10
         assert paths["cp-1"] == "/api/v1/nodes/cp-1/proxy/metrics"
         return {node: text for node, text in self._metrics.items() if node in paths}
 

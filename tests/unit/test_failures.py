@@ -92,6 +92,8 @@ def test_an_ssh_error_names_the_node_and_the_fix(error: str, words: str) -> None
         ("status 126", "bash: /opt/x: Permission denied", "could not be run"),
         ("status 127", "bash: line 1: sha256sum: command not found", "not installed"),
         ("status 137", "worker-1: unpack", "memory"),
+        ("status 137", "kubectl exec: exit code 137", "the shell's for a program"),
+        ("status 200", "a program: exit code 200", "exit status 200"),
         ("status 137 from signal KILL", "worker-1: unpack", "SIGKILL"),
         ("status 143", "worker-1: unpack", "SIGTERM"),
         ("status 1", "unable to authenticate", "exit status 1"),

@@ -274,6 +274,8 @@ def test_unreadable_proxies_are_missing_from_statistics(
     assert dict(scripted.requests)[stats_path("good")] == {"filter": ["outbound|x+"]}
     monkeypatch.setattr(api, "_TIMEOUT_SECONDS", 0.5)
     assert connected.stats([proxy("slow")], "outbound|x+") == {}
+    monkeypatch.setattr(api, "_TIMEOUT_SECONDS", 120)
+    assert connected.stats([proxy("slow")], "outbound|x+", limit=0.5) == {}
 
 
 def test_statistics_are_read_from_at_most_8_proxies_at_once(server: tuple[Server, api.Api]) -> None:

@@ -1,10 +1,14 @@
-"""The harness of interruptions finds scripts that do not converge, in each way."""
+"""The harness of interruptions has every script, and finds those that do not converge."""
 
+from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
 
+from components.remote import node_command
+from components.remote.node_command import Script
 from tests.unit.boundaries import How
+from tests.unit.kill_cases import CASES, NOT_INTERRUPTED
 from tests.unit.kills import Case, Rehearsal, interrupted
 from tests.unit.machine import Machine, Result
 
@@ -47,3 +51,34 @@ def test_a_script_that_does_not_converge_is_found(tmp_path: Path, how: How) -> N
 
 def test_a_script_that_converges_passes(tmp_path: Path) -> None:
     assert failures(tmp_path / "machine", GOOD, *How) == 0
+
+
+class Asked(Exception):
+    """Raised in place of a run; its text is the script."""
+
+
+@dataclass(frozen=True)
+class Deaf(Machine):
+    """A machine that runs nothing."""
+
+    def command(self, script: Script) -> str:
+        raise Asked(script.file)
+
+
+def script_of(case: Case, machine: Machine) -> str:
+    """The first script that a case runs."""
+    with pytest.raises(Asked) as asked:
+        case.run(machine)
+    return str(asked.value)
+
+
+def test_every_script_is_interrupted(tmp_path: Path) -> None:
+    """A new script without a case fails here."""
+    machine = Deaf(Machine.make(tmp_path / "machine").root)
+    covered = {script_of(case, machine) for case in CASES.values()}
+    folder = Path(node_command.__file__).parent / "scripts"
+    uses = {path.name: node_command.uses(path.read_text()) for path in folder.glob("*.sh")}
+    libraries = {"lib.sh"}.union(*uses.values())
+    assert covered | NOT_INTERRUPTED.keys() == uses.keys() - libraries
+    assert not covered & NOT_INTERRUPTED.keys()
+    print(f"{len(CASES)} cases of {len(covered)} scripts; not interrupted: {NOT_INTERRUPTED}")

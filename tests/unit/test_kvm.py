@@ -175,7 +175,7 @@ def test_an_emulated_guest_has_longer_timeouts() -> None:
     section["hypervisors"]["hv-2"]["emulated"] = True
     slow = run_with_keys(StackConfig.model_validate(base_sections() | {"machines": section}))
     command = slow.inputs("remote:Command", "worker-1-prepare")["create"]
-    assert command.startswith("timeout --kill-after=10 9000 bash")
+    assert command.startswith("timeout --kill-after=10 9600 bash")
     assert create(slow, "worker-1")["BOOT_SECONDS"] == "900"
 
 

@@ -1,6 +1,7 @@
 """Commands for nodes: parsing undoes rendering."""
 
 import hashlib
+from pathlib import Path
 
 import pytest
 from hypothesis import given
@@ -38,7 +39,7 @@ def test_parsing_undoes_rendering(
     command = script.command(user, patience=patience)
     assert node_command.settings(command) == {"NODE_NAME": node, **settings}
     assert node_command.file(command) == file
-    assert node_command.time_limit(command) == timeout * patience
+    assert node_command.time_limit(command) == script.seconds(patience=patience)
     text = node_command.text_of(file)
     assert node_command.digest(command) == hashlib.sha256(text.encode()).hexdigest()
 
@@ -49,3 +50,15 @@ def test_other_commands_parse_as_no_script(command: str) -> None:
     assert node_command.file(command) is None
     assert node_command.time_limit(command) is None
     assert node_command.digest(command) is None
+
+
+def test_the_wait_for_another_script_takes_no_time_from_a_script() -> None:
+    """Otherwise a script is ended in the middle of its work, or before its lock's error."""
+    folder = Path(node_command.__file__).parent / "scripts"
+    waiting = {path.name for path in folder.glob("*.sh") if "\nsingle_run\n" in path.read_text()}
+    assert {"kubeadm-init.sh", "node-reset.sh", "istio-uninstall.sh", "restore-mark.sh"} <= waiting
+    for path in folder.glob("*.sh"):
+        seconds = Script(file=path.name, node="cp-1", settings={}, timeout=10).seconds(patience=3)
+        assert seconds == 30 + (node_command.LOCK_SECONDS if path.name in waiting else 0), path
+    library = (folder / "lib.sh").read_text()
+    assert f"wait_for_lock {node_command.LOCK_SECONDS} " in library

@@ -328,8 +328,11 @@ _CALLERS = {"before_create": ["callers gate"], "before_update": ["callers gate"]
 
 
 def checks_before(machines: str) -> dict[str, Any]:
-    """Return the hooks that measure or refuse, by resource: no copying, no error handling."""
-    hooks, others = option(recorded(machines), "hooks"), {"copy-scripts", _NEW_SCRIPT}
+    """Return the hooks that measure or refuse, by resource: no copying, no error handling, and not
+    the one of every object (test_taken_objects).
+    """
+    hooks = option(recorded(machines), "hooks")
+    others = {"copy-scripts", _NEW_SCRIPT, "whose object"}
     before = {
         name: {
             event: checks

@@ -15,7 +15,8 @@ LOGIN = Login(host="192.0.2.11", user="root", port=22, host_key="k", private_key
 
 
 def machine(name: str, **values: object) -> Machine:
-    empty = {"owner": "", "etcd": "none", "cluster": False, "restoring": "", "placed": False}
+    empty: dict[str, object] = {"owner": "", "etcd": "none", "restoring": "", "missing": ""}
+    empty |= {"cluster": False, "placed": False}
     return Machine(name=name, login=LOGIN, **{**empty, **values})  # type: ignore[arg-type]
 
 
@@ -91,6 +92,15 @@ def test_a_silent_machine_is_refused_unless_it_is_lost() -> None:
     assert (error.code, "cp-2: timed out" in error.what) == ("restore-machine-refused", True)
     planes = choose(silent, SNAPSHOT, lost=("cp-2",), discard=False)
     assert [one.name for one in planes.all] == ["cp-1"]
+
+
+def test_a_directory_for_snapshots_that_is_not_mounted_is_refused_first() -> None:
+    """The script that starts the timer runs last, and refuses it."""
+    bare = looks(machine("cp-1", etcd="running"), machine("cp-2", missing="/srv/backup"))
+    error = refused(bare, discard=True)
+    assert error.code == "restore-directory-missing"
+    assert error.path == "nordmesh:backup.directory"
+    assert "/srv/backup on cp-2" in error.what
 
 
 def test_the_first_control_plane_that_answers_gets_the_data() -> None:

@@ -56,6 +56,15 @@ def test_a_node_is_drained_and_accepts_pods_again(control_plane: Machine) -> Non
     assert not control_plane.exists(MARK)
 
 
+def test_a_timer_that_a_killed_run_left_is_stopped_by_the_next(control_plane: Machine) -> None:
+    """It was killed after it had removed its mark."""
+    drain(control_plane)
+    control_plane.path(MARK).unlink()
+    assert uncordon(control_plane).status == 0
+    assert UNCORDON not in control_plane.calls()
+    assert control_plane.calls()[-1] == "systemctl stop nordmesh-uncordon-worker-1.timer"
+
+
 def test_a_timer_undoes_the_drain_of_a_killed_run(control_plane: Machine) -> None:
     drain(control_plane)
     (timer,) = control_plane.calls("systemd-run")

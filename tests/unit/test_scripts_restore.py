@@ -149,6 +149,13 @@ def test_a_machine_reports_what_a_restore_would_delete(
     assert look(machine).items() >= shown.items()
 
 
+def test_a_machine_reports_a_directory_that_is_not_mounted(machine: Machine) -> None:
+    assert look(machine)["missing"] == ""
+    assert look(machine, directory="/srv/backup")["missing"] == "/srv/backup"
+    machine.path("/srv/backup").mkdir(parents=True)
+    assert look(machine, directory="/srv/backup")["missing"] == ""
+
+
 def test_a_running_etcd_is_seen(machine: Machine) -> None:
     machine.write(DATABASE, "data")
     machine.write("/etc/bash.startup", "cp /bin/sleep /tmp/etcd && { /tmp/etcd 30 & }\n")

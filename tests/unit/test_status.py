@@ -86,6 +86,7 @@ class FakeApi:
         self._texts, self._nodes = list(texts), nodes
         self._istiod = deployment(name, "docker.io/istio/pilot:1.17.8", istiod, replicas)
         self.inventories = 0
+        self.asked: list[list[str]] = []
 
     def selector(self, _namespace: str, _service: str) -> Mapping[str, str]:
         return {"app.kubernetes.io/name": "checkout"}
@@ -100,7 +101,8 @@ class FakeApi:
             return []
         return self._nodes if path.endswith("/nodes") else [self._istiod]
 
-    def texts(self, paths: Mapping[str, str]) -> Mapping[str, str]:
+    def texts(self, paths: Mapping[str, str], *, limit: float) -> Mapping[str, str]:
+        assert limit < 10
         return dict.fromkeys(paths, KUBELET_METRICS)
 
     def inventory(self) -> Inventory:
@@ -113,8 +115,9 @@ class FakeApi:
             ],
         )
 
-    def stats(self, proxies: Sequence[Proxy], _metrics: str) -> Mapping[str, str]:
-        assert len(proxies) == 2
+    def stats(self, proxies: Sequence[Proxy], _metrics: str, *, limit: float) -> Mapping[str, str]:
+        assert limit < 10
+        self.asked.append([proxy.key for proxy in proxies])
         return self._texts.pop(0)
 
 
@@ -185,10 +188,13 @@ def test_a_silent_proxy_is_named_and_not_counted_as_healthy(
         {"shop/a": request_metric("v1", "200", 7)},
         {"shop/a": request_metric("v1", "200", 7)},
     )
-    assert run(FakeApi(*readings), "canary", "status") == 0
+    api = FakeApi(*readings)
+    assert run(api, "canary", "status") == 0
     out = capsys.readouterr().out
     assert "no requests" in out
     assert "did not answer: shop/b" in out
+    # Another reading of it could not be used, and would wait for a dead node once more.
+    assert api.asked == [["shop/a", "shop/b"], ["shop/a"]]
 
 
 def test_nodes_and_istiod_that_are_not_ready_are_problems(
