@@ -1,6 +1,7 @@
 """`nordmesh backup`: its commands."""
 
 import tempfile
+import time
 from collections.abc import Mapping
 from datetime import UTC, datetime, timedelta
 from pathlib import Path
@@ -110,6 +111,7 @@ def check_command(
     """
     if compare and identity is None:
         raise typer.BadParameter("needs --identity", param_hint="--compare")
+    began = time.monotonic()
     config, backup = read(stack)
     storage = Storage.of(backup, config.kubernetes.cluster_name, directory)
     names = snapshots.complete(storage.files())
@@ -124,13 +126,16 @@ def check_command(
             signers=signers(stack, config, signer or ()),
         )
         print(f"{name}: signed by {manifest.node}, revision {manifest.revision}, unaltered")
+        contents = None
         if identity is not None:
             contents = proof.prove(folder, name, manifest, identity)
             _print_contents(contents)
-            if compare:
-                _compare(stack, config, name, contents)
-    if not snapshot:
-        refuse_old(name, max_age, backup)
+        # Before the comparison: a cluster that does not answer must not hide this.
+        if not snapshot:
+            refuse_old(name, max_age, backup)
+        if compare:
+            _compare(stack, config, name, contents)
+    print(f"checked in {time.monotonic() - began:.1f} s")
 
 
 def _print_contents(contents: proof.Contents | None) -> None:

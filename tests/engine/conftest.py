@@ -30,7 +30,7 @@ from lab import paths
 from lab import toolchain as lab_toolchain
 from lab.ports import reserved_port
 from lab.standins import install_command_provider, install_language_host
-from tests.engine.stored import etcd, plane  # noqa: F401 (fixtures)
+from tests.engine.stored import etcd, places, plane, s3  # noqa: F401 (fixtures)
 from tests.support.fleet import Fleet, Server, serving
 
 PROJECT_NAME = "engine"

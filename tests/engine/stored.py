@@ -1,4 +1,7 @@
-"""A fake control plane beside a real etcd, whose snapshots are stored by its real script."""
+"""A fake control plane beside a real etcd, whose snapshots are stored by its real script.
+
+In a directory, or in a bucket of a real S3 server.
+"""
 
 import base64
 import datetime
@@ -21,6 +24,8 @@ from components.host import backup
 from config import Backup
 from lab import paths
 from lab.ports import reserved_port
+from tests.support import servers
+from tests.support.servers import S3
 from tests.unit.machine import Machine, Result
 
 CLUSTER, NODE = "prod", "cp-1"
@@ -171,3 +176,57 @@ def plane(etcd: tuple[scratch_etcd.ScratchEtcd, Path], tmp_path: Path) -> Plane:
     identity = tmp_path / "identity"
     subprocess.run(["age-keygen", "-o", identity], check=True, capture_output=True)
     return Plane(machine, running, identity)
+
+
+# --- where snapshots are stored ------------------------------------------------------------------
+
+
+@dataclass(frozen=True)
+class Place:
+    """settings: the section backup without keys. options: of the command line.
+
+    root: the directory that the storage keeps its files in. environment: of the control plane.
+    """
+
+    settings: dict[str, object]
+    options: tuple[str, ...]
+    root: Path
+    secret: str = ""
+    environment: str = ""
+
+
+@pytest.fixture(scope="module")
+def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
+    with reserved_port() as port, servers.s3(tmp_path_factory.mktemp("s3"), port) as server:
+        yield server
+
+
+@pytest.fixture
+def places(
+    request: pytest.FixtureRequest, plane: Plane, monkeypatch: pytest.MonkeyPatch
+) -> Callable[[str], Place]:
+    """Create an empty place of a kind."""
+
+    def make(kind: str) -> Place:
+        if kind == "directory":
+            root = plane.machine.path("/srv/backup")
+            root.mkdir(parents=True)
+            return Place({"directory": "/srv/backup"}, ("--directory", str(root)), root)
+        server: S3 = request.getfixturevalue("s3")
+        bucket = f"snapshots-{os.urandom(4).hex()}"
+        (server.root / bucket).mkdir()
+        login = server.environment
+        plane.machine.write("/etc/ca.crt", Path(login["AWS_CA_BUNDLE"]).read_text())
+        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_CA_BUNDLE"):
+            monkeypatch.setenv(name, login[name])
+        values = {
+            "host": LOCAL,
+            "port": server.port,
+            "region": "eu-north-1",
+            "bucket": bucket,
+            "accessKeyId": login["AWS_ACCESS_KEY_ID"],
+        }
+        secret = login["AWS_SECRET_ACCESS_KEY"]
+        return Place({"s3": values}, (), server.root / bucket, secret, "SSL_CERT_FILE=/etc/ca.crt")
+
+    return make

@@ -19,12 +19,12 @@ import pytest
 
 from lab import paths
 from lab.ports import reserved_port
-from tests.engine import servers
 from tests.engine.conftest import Result
+from tests.support import servers
 
 if TYPE_CHECKING:
     from tests.engine.conftest import Project
-    from tests.engine.servers import S3, Backend, Postgres
+    from tests.support.servers import S3, Backend, Postgres
 
     Projects = Callable[..., Project]
     Backends = Callable[[str], Backend]

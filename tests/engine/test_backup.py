@@ -5,14 +5,15 @@ with a PKI as kubeadm makes it. The snapshot is read with the command line `nord
 """
 
 import base64
+import datetime
 import hashlib
 import os
 import re
 import shutil
 import subprocess
+import sys
 import threading
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
 from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import ClassVar
@@ -23,67 +24,15 @@ import yaml
 from cli.app import main
 from cli.backup import command, comparison, scratch_etcd, snapshots
 from config import Backup
-from lab import paths, programs
-from lab.ports import reserved_port
-from tests.engine import servers
-from tests.engine.servers import S3
-from tests.engine.stored import CLUSTER, LOCAL, NODE, OBJECTS, Plane, fill, put
+from lab import paths, programs, toolchain
+from tests.engine.stored import CLUSTER, LOCAL, NODE, OBJECTS, Place, Plane, fill, put
+from tests.support.altered import alterations
 
 STACK = "prod"
 
 
-# --- where snapshots are stored ------------------------------------------------------------------
-
-
-@dataclass(frozen=True)
-class Place:
-    """settings: the section backup without keys. options: of the command line.
-
-    root: the directory that the storage keeps its files in. environment: of the control plane.
-    """
-
-    settings: dict[str, object]
-    options: tuple[str, ...]
-    root: Path
-    secret: str = ""
-    environment: str = ""
-
-
-@pytest.fixture(scope="module")
-def s3(tmp_path_factory: pytest.TempPathFactory) -> Iterator[S3]:
-    with reserved_port() as port, servers.s3(tmp_path_factory.mktemp("s3"), port) as server:
-        yield server
-
-
-@pytest.fixture
-def places(
-    request: pytest.FixtureRequest, plane: Plane, monkeypatch: pytest.MonkeyPatch
-) -> Callable[[str], Place]:
-    """Create an empty place of a kind."""
-
-    def make(kind: str) -> Place:
-        if kind == "directory":
-            root = plane.machine.path("/srv/backup")
-            root.mkdir(parents=True)
-            return Place({"directory": "/srv/backup"}, ("--directory", str(root)), root)
-        server: S3 = request.getfixturevalue("s3")
-        bucket = f"snapshots-{os.urandom(4).hex()}"
-        (server.root / bucket).mkdir()
-        login = server.environment
-        plane.machine.write("/etc/ca.crt", Path(login["AWS_CA_BUNDLE"]).read_text())
-        for name in ("AWS_ACCESS_KEY_ID", "AWS_SECRET_ACCESS_KEY", "AWS_CA_BUNDLE"):
-            monkeypatch.setenv(name, login[name])
-        values = {
-            "host": LOCAL,
-            "port": server.port,
-            "region": "eu-north-1",
-            "bucket": bucket,
-            "accessKeyId": login["AWS_ACCESS_KEY_ID"],
-        }
-        secret = login["AWS_SECRET_ACCESS_KEY"]
-        return Place({"s3": values}, (), server.root / bucket, secret, "SSL_CERT_FILE=/etc/ca.crt")
-
-    return make
+def settings_of(plane: Plane, place: Place) -> Backup:
+    return Backup.model_validate({"keys": [plane.public], **place.settings})
 
 
 @pytest.fixture
@@ -92,7 +41,7 @@ def stack(plane: Plane, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Call
 
     def write(place: Place) -> None:
         section = {"keys": [plane.public], **place.settings}
-        plane.install(Backup.model_validate(section), place.secret)
+        plane.install(settings_of(plane, place), place.secret)
         host_key = plane.machine.read("/etc/ssh/ssh_host_ed25519_key.pub").strip()
         node = {"role": "control-plane", "provider": "existing", "address": "192.0.2.11"}
         config = {
@@ -274,22 +223,56 @@ def test_a_login_that_may_only_write_is_enough(
     assert found == [f"PUT /{bucket}/prod/TIME-cp-1.{part}" for part in snapshots.PARTS]
 
 
-def test_a_snapshot_that_was_altered_in_the_bucket_is_refused(
+def files_of(folder: Path, name: str) -> dict[str, bytes]:
+    """The files of a snapshot in a folder, by suffix."""
+    return {part: (folder / f"{name}.{part}").read_bytes() for part in snapshots.PARTS}
+
+
+def store_at(plane: Plane, place: Place, time: str) -> str:
+    """Store a snapshot as if it were that time; returns its name."""
+    plane.machine.fake("date", f"echo {time}")
+    result = plane.store(place.environment)
+    assert result.status == 0, result
+    plane.machine.path("/usr/local/bin/date").unlink()
+    return f"{time}-{NODE}"
+
+
+@pytest.mark.parametrize("count", [30, pytest.param(1000, marks=pytest.mark.long)])
+def test_snapshots_that_were_altered_in_the_bucket_are_refused(
+    count: int,
     plane: Plane,
     places: Callable[[str], Place],
     stack: Callable[[Place], None],
     capsys: pytest.CaptureFixture[str],
 ) -> None:
+    """As a pipeline checks them: fetched with rclone, and proven with the team's key.
+
+    tests/unit/test_backup.py alters 1,000 on the disk.
+    """
     place = places("s3")
     stack(place)
     fill(plane.etcd)
-    assert plane.store(place.environment).status == 0
-    (archive,) = (place.root / CLUSTER).glob("*.age")
-    data = bytearray(archive.read_bytes())
-    data[len(data) // 2] ^= 1
-    archive.write_bytes(data)
-    assert nordmesh("check") == 1
-    assert "[backup-altered]" in capsys.readouterr().err
+    older = store_at(plane, place, "20200101T000000Z")
+    time = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    name, folder = store_at(plane, place, time), place.root / CLUSTER
+    plane.install(settings_of(plane, place), place.secret, cluster="staging")
+    assert store_at(plane, place, time) == name
+    others = [files_of(folder, older), files_of(place.root / "staging", name)]
+    original = files_of(folder, name)
+    check = ("check", name, "--identity", str(plane.identity))
+    codes: dict[str, set[str]] = {}
+    for way, files in alterations(original, others, count):
+        for part, data in files.items():
+            (folder / f"{name}.{part}").write_bytes(data)
+        status = nordmesh(*check)
+        output, error = capsys.readouterr()
+        assert (status, output) == (1, ""), f"{way} was accepted: {output}"
+        codes.setdefault(way, set()).update(re.findall(r"\[(backup-[a-z-]+)\]", error))
+    print(f"{count} of {count} altered snapshots refused: {codes}")
+    assert set().union(*codes.values()) == {"backup-altered", "backup-of-another-cluster"}
+    for part, data in original.items():
+        (folder / f"{name}.{part}").write_bytes(data)
+    assert nordmesh(*check) == 0
 
 
 def test_an_old_newest_snapshot_is_refused(
@@ -307,3 +290,85 @@ def test_an_old_newest_snapshot_is_refused(
     assert nordmesh("check", *place.options) == 1
     assert "[backup-too-old]" in capsys.readouterr().err
     assert nordmesh("check", *place.options, "--max-age", "999999h") == 0
+
+
+# --- the nightly proof ---------------------------------------------------------------------------
+
+
+def cut_short(plane: Plane, place: Place) -> None:
+    """Upload only half of the archive, as a full storage does."""
+    assert plane.store(place.environment).status == 0
+    (archive,) = (place.root / CLUSTER).glob("*.age")
+    archive.write_bytes(archive.read_bytes()[: archive.stat().st_size // 2])
+
+
+def old(plane: Plane, place: Place) -> None:
+    store_at(plane, place, "20200101T000000Z")
+
+
+def of_another_cluster(plane: Plane, place: Place) -> None:
+    """Put a snapshot of another cluster that the same node wrote in the place of this one's."""
+    time = datetime.datetime.now(datetime.UTC).strftime("%Y%m%dT%H%M%SZ")
+    name = store_at(plane, place, time)
+    plane.install(settings_of(plane, place), place.secret, cluster="staging")
+    store_at(plane, place, time)
+    for part, data in files_of(place.root / "staging", name).items():
+        (place.root / CLUSTER / f"{name}.{part}").write_bytes(data)
+
+
+def lost_bucket(plane: Plane, place: Place) -> None:
+    assert plane.store(place.environment).status == 0
+    shutil.rmtree(place.root)
+
+
+def absent(plane: Plane, place: Place) -> None:
+    """Nothing was ever stored."""
+
+
+def good(plane: Plane, place: Place) -> None:
+    assert plane.store(place.environment).status == 0
+
+
+@pytest.mark.parametrize(
+    ("prepare", "status", "code"),
+    [
+        (cut_short, 1, "backup-altered"),
+        (old, 1, "backup-too-old"),
+        (of_another_cluster, 1, "backup-of-another-cluster"),
+        (absent, 1, "backup-none"),
+        (lost_bucket, 1, "backup-none"),
+        # The stack was never deployed, so nobody knows the cluster to compare it with.
+        (good, 3, ""),
+    ],
+)
+def test_the_nightly_proof_fails_and_its_report_says_why(
+    prepare: Callable[[Plane, Place], None],
+    status: int,
+    code: str,
+    plane: Plane,
+    places: Callable[[str], Place],
+    stack: Callable[[Place], None],
+) -> None:
+    place = places("s3")
+    stack(place)
+    fill(plane.etcd)
+    prepare(plane, place)
+    shutil.copytree(paths.PROJECT / "ci", "ci")
+    Path("lab").mkdir()
+    Path("lab/bootstrap.sh").write_text("#!/bin/sh\n")
+    Path("lab/bootstrap.sh").chmod(0o755)
+    Path(".venv").symlink_to(sys.prefix)
+    key = plane.identity.read_text()
+    result = subprocess.run(
+        ["ci/backup.sh", STACK, "report.txt"],
+        env={**toolchain.environment(), "PYTHONPATH": str(paths.PROJECT), "BACKUP_KEY": key},
+        capture_output=True,
+        text=True,
+        check=False,
+    )
+    report = Path("report.txt").read_text()
+    print(report)
+    assert result.returncode == status, result.stdout + result.stderr
+    assert re.findall(r"\[(backup-[a-z-]+)\]", report) == [code] * bool(code)
+    assert (f"etcd started from it: {OBJECTS} objects" in report) == (prepare in (good, old))
+    assert "AGE-SECRET-KEY" not in result.stdout + result.stderr

@@ -1,6 +1,6 @@
-"""Servers that store Pulumi state, started for a test run: PostgreSQL and an S3 server.
+"""Servers that store Pulumi state or snapshots, started for a test run: PostgreSQL and S3.
 
-Both listen on 127.0.0.1 only, with TLS from a temporary CA, and store their data in a temporary
+Both listen on one address only, with TLS from a temporary CA, and store their data in a temporary
 directory. An existing database of the machine is never touched.
 """
 
@@ -16,6 +16,7 @@ import signal
 import ssl
 import subprocess
 import tempfile
+import time
 import urllib.request
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager, suppress
@@ -30,12 +31,12 @@ from cryptography.hazmat.primitives.asymmetric import ec
 from cryptography.x509.oid import NameOID
 
 from lab import paths, programs
-from tests.engine.conftest import wait_until
 
 _ADDRESS = "127.0.0.1"
 _PROGRAMS_OF_POSTGRESQL = Path("/usr/lib/postgresql")
 _REGION = "eu-north-1"
 _HEALTH = "/health"
+_SECONDS = 180
 
 
 @dataclass(frozen=True)
@@ -200,7 +201,10 @@ def _as_unprivileged_user() -> dict[str, Any]:
 
 @dataclass(frozen=True)
 class S3:
-    """An S3 server: Versity's gateway on a directory, in which each bucket is a directory."""
+    """An S3 server: Versity's gateway on a directory, in which each bucket is a directory.
+
+    environment: its login, and the certificate of the CA that clients must trust.
+    """
 
     port: int
     root: Path
@@ -221,24 +225,24 @@ class S3:
 
 
 @contextmanager
-def s3(root: Path, port: int) -> Iterator[S3]:
+def s3(root: Path, port: int, address: str = _ADDRESS) -> Iterator[S3]:
     """Start the S3 server that `python -m lab build` has built."""
     program = paths.cache().bin / programs.S3_SERVER.group / programs.S3_SERVER.name
     if not program.exists():
         pytest.fail(f"there is no {program}; `make test` makes it", pytrace=False)
-    authority = make_certificate(root)
+    authority = make_certificate(root, address)
     data, sidecar = root / "data", root / "sidecar"
     for path in (data, sidecar):
         path.mkdir()
     key, secret = secrets.token_hex(10), secrets.token_urlsafe(24)
-    command = [str(program), "--port", f"{_ADDRESS}:{port}", "--region", _REGION, "--quiet"]
+    command = [str(program), "--port", f"{address}:{port}", "--region", _REGION, "--quiet"]
     command += ["--health", _HEALTH]
     command += ["--cert", str(root / "server.crt"), "--key", str(root / "server.key")]
     # Not in extended attributes, which the file system of /tmp may not support.
     command += ["posix", "--sidecar", str(sidecar), str(data)]
     login = {"ROOT_ACCESS_KEY": key, "ROOT_SECRET_KEY": secret}
     trusting = ssl.create_default_context(cafile=authority)
-    health = f"https://{_ADDRESS}:{port}{_HEALTH}"
+    health = f"https://{address}:{port}{_HEALTH}"
     opener = urllib.request.build_opener(
         urllib.request.ProxyHandler({}), urllib.request.HTTPSHandler(context=trusting)
     )
@@ -270,7 +274,10 @@ def _running(
     with log.open("wb") as stream:
         server = subprocess.Popen(command, cwd=root, stdout=stream, stderr=stream, **how)
     try:
-        wait_until(ready, f"{Path(command[0]).name} is ready")
+        deadline = time.monotonic() + _SECONDS
+        while not ready():
+            assert time.monotonic() < deadline, f"{command[0]} is not ready: {log.read_text()}"
+            time.sleep(0.02)
         yield
     finally:
         # PostgreSQL: do not wait for clients.
@@ -278,8 +285,8 @@ def _running(
         server.wait()
 
 
-def make_certificate(root: Path) -> Path:
-    """Write server.crt and server.key for 127.0.0.1; return the certificate of the CA."""
+def make_certificate(root: Path, address: str = _ADDRESS) -> Path:
+    """Write server.crt and server.key for an address; return the certificate of the CA."""
     authority_key, key = (ec.generate_private_key(ec.SECP256R1()) for _ in range(2))
     now = datetime.datetime.now(datetime.UTC)
 
@@ -295,13 +302,13 @@ def make_certificate(root: Path) -> Path:
         )
 
     is_authority = x509.BasicConstraints(ca=True, path_length=None)
-    address = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(_ADDRESS))])
+    name = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
     signed = {
         "authority.crt": certificate("test authority", authority_key.public_key())
         .add_extension(is_authority, critical=True)
         .sign(authority_key, hashes.SHA256()),
-        "server.crt": certificate(_ADDRESS, key.public_key())
-        .add_extension(address, critical=False)
+        "server.crt": certificate(address, key.public_key())
+        .add_extension(name, critical=False)
         .sign(authority_key, hashes.SHA256()),
     }
     for file, made in signed.items():
