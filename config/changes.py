@@ -492,7 +492,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ("mesh.namespaces.*", "limitView calls", _live("Sidecar")),
     ("mesh.namespaces.*", "pods useDefault", _checked()),
     ("mesh.services.*", ".", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
-    ("mesh.services.*", "namespace", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
+    ("mesh.services.*", "namespace service", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar")),
     ("mesh.services.*", "port ports split stable protocol protocols", _SUBSETS),
     ("mesh.services.*", "canary canary.subset mirror.subset versions", _SUBSETS),
     ("mesh.services.*", "versionLabel", _SERVICE_RULE),
