@@ -54,7 +54,7 @@ CONFIG = {
                     "subset": "v2",
                     "weight": 25,
                     "gate": {"minSuccessRate": 99.5, "window": "5m"},
-                }
+                },
             }
         }
     },
