@@ -88,7 +88,7 @@ def _service_label(value: str) -> str:
         raise Refused(
             "service-name-namespace",
             f"{value!r} is a namespace and a name",
-            "an entry has a name of its own, and names its namespace in a key",
+            "an entry has its own name, and sets the namespace in a key",
             f"use {full['name']}, and set namespace: {full['namespace']}; for a second Service of "
             f"that name, use another name, and set service: {full['name']}",
         )
