@@ -25,10 +25,14 @@ from config.sections import Sections
 
 @dataclass(frozen=True, kw_only=True)
 class CanaryEntry:
-    """A service with a canary in the text of a stack file. weight: its begin and end."""
+    """A service with a canary in the text of a stack file.
+
+    name: its entry. service: the name of its Service. weight: its begin and end.
+    """
 
     name: str
     namespace: str
+    service: str
     stable: str
     canary: Canary
     weight: tuple[int, int]
@@ -77,6 +81,7 @@ def find(text: str, name: str) -> CanaryEntry:
     return CanaryEntry(
         name=name,
         namespace=str(values.get("namespace")),
+        service=str(values.get("service") or name),
         stable=str(values.get("stable")),
         canary=parsed,
         weight=(weight.start_mark.index, weight.end_mark.index),
@@ -143,7 +148,7 @@ def abort(file: Path, stack: str, name: str) -> None:
         raise no_pulumi()
     if entry.canary.weight:
         _write(file, text, entry.with_weight(text, 0))
-    route = f"**:VirtualService::{entry.namespace}/{_split_object(file, name)}"
+    route = f"**:VirtualService::{entry.namespace}/{_split_object(file, entry)}"
     arguments = ["up", "--yes", "--skip-preview", "--stack", stack, "--target", route]
     print(f"\npulumi {' '.join(arguments)}", flush=True)
     if subprocess.run([pulumi, *arguments], cwd=file.parent, check=False).returncode:
@@ -160,10 +165,11 @@ def abort(file: Path, stack: str, name: str) -> None:
     )
 
 
-def _split_object(file: Path, name: str) -> str:
+def _split_object(file: Path, entry: CanaryEntry) -> str:
     """The name of the VirtualService that has a service's split."""
     mesh = Sections(stack_file.parse(file, _read(file)).values, file.parent).mesh
-    return split_name(name) if mesh is not None and name in mesh.by_path else name
+    is_by_path = mesh is not None and entry.name in mesh.by_path
+    return split_name(entry.service) if is_by_path else entry.service
 
 
 app = typer.Typer(no_args_is_help=True)

@@ -176,7 +176,8 @@ def splits(config: StackConfig, counted: Mapping[str, float]) -> list[Split]:
     for name, service in sorted(config.mesh.services.items()):
         if service.canary is None:
             continue
-        start = f"{service.namespace}/{name}/"
+        full_name = f"{service.namespace}/{service.kubernetes_name(name)}"
+        start = f"{full_name}/"
         own = {key.removeprefix(start): n for key, n in counted.items() if key.startswith(start)}
         requests = sum(own.values())
         position = 0 if service.version_label == "version" else 1
@@ -184,7 +185,7 @@ def splits(config: StackConfig, counted: Mapping[str, float]) -> list[Split]:
         canary = sum(count for version, count in versions if version == service.canary.subset)
         result.append(
             Split(
-                service=f"{service.namespace}/{name}",
+                service=full_name,
                 canary=service.canary.subset,
                 weight=service.canary.weight,
                 requests=int(requests),

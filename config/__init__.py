@@ -45,7 +45,7 @@ from config.people import Access, Oidc
 from config.preflight import Preflight
 from config.scalars.names import ROOT_NAMESPACE
 from config.scalars.ssh import EXAMPLE_HOST_KEY
-from config.services import Service, account
+from config.services import Service, account, entry_of
 from config.services.canary import Canary, CanaryGate
 from config.storage import STORAGE_CLASS, LocalStorage, Storage
 from config.workloads import Workload
@@ -116,6 +116,7 @@ __all__ = [
     "Taint",
     "Workload",
     "account",
+    "entry_of",
     "selector",
 ]
 

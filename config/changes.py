@@ -549,7 +549,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ("mesh.services.*", ".", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar", _POLICY)),
     (
         "mesh.services.*",
-        "namespace",
+        "namespace service",
         _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar", _POLICY),
     ),
     ("mesh.services.*", "port ports split stable protocol protocols", _SUBSETS),

@@ -159,8 +159,8 @@ def _gateways(values: Values) -> list[str]:
 
 
 def _gate(preview: Preview, service: str, before: Split, after: Split) -> str:
-    settings = (preview.section("mesh").get("services") or {}).get(service.rpartition("/")[2])
-    canary = settings.get("canary") if isinstance(settings, Mapping) else None
+    settings = _settings(preview.section("mesh").get("services"), service)
+    canary = settings.get("canary")
     if not isinstance(canary, Mapping):
         return "none"
     subset = subset_name(str(canary.get("subset")))
@@ -172,6 +172,20 @@ def _gate(preview: Preview, service: str, before: Split, after: Split) -> str:
     if not before.get(subset, 0):
         return "none yet: the canary had no requests to measure"
     return "measured first: " + listed(f"{key} {plain(value)}" for key, value in gate.items())
+
+
+def _settings(services: Any, service: str) -> Values:
+    """The entry of the Service namespace/name in mesh.services; {} without one."""
+    entries = services if isinstance(services, Mapping) else {}
+    return next(
+        (
+            entry
+            for name, entry in entries.items()
+            if isinstance(entry, Mapping)
+            and f"{entry.get('namespace')}/{entry.get('service') or name}" == service
+        ),
+        {},
+    )
 
 
 def _other_changes(step: Step) -> str:

@@ -25,7 +25,7 @@ _POLL_SECONDS = 5.0
 class Raise:
     """An edit that gives the canary of a service more requests.
 
-    subset: the canary's version. Weights in percent.
+    name: the entry of mesh.services. subset: the canary's version. Weights in percent.
     """
 
     name: str
@@ -37,7 +37,7 @@ class Raise:
 
     @property
     def service_name(self) -> str:
-        return f"{self.service.namespace}/{self.name}"
+        return f"{self.service.namespace}/{self.service.kubernetes_name(self.name)}"
 
     @property
     def path(self) -> str:
@@ -119,8 +119,8 @@ class _Count:
             path=edit.path,
             unchanged=edit.unchanged,
         )
-        selector = api.selector(edit.service.namespace, edit.name)
-        label = edit.service.version_label
+        service, label = edit.service, edit.service.version_label
+        selector = api.selector(service.namespace, service.kubernetes_name(edit.name))
         self._canary = {**selector, label: edit.subset} if selector else None
         self._sum: dict[str, float] = {}
         self.is_known = False

@@ -10,7 +10,7 @@ import pulumi
 from components.manifests.authorization import SERVICE_ANNOTATION
 from components.manifests.egress import PREFIX as EGRESS_PREFIX
 from components.manifests.hosts import service_of
-from components.manifests.mtls import modes_of
+from components.manifests.mtls import NAMESPACE_POLICY, modes_of
 from components.threads import in_thread
 from config import ROOT_NAMESPACE, Mesh
 
@@ -61,9 +61,10 @@ class Gates:
         from components.gates import plaintext, scope
 
         metadata = _metadata(args)
+        namespace, name = metadata["namespace"], metadata["name"]
         change = scope.Change(
-            namespace=metadata["namespace"],
-            name=metadata["name"],
+            namespace=namespace,
+            name=name if name == NAMESPACE_POLICY else self._mesh.entry_of(namespace, name),
             before=modes_of(args.old_inputs or {}),
             after=modes_of(args.new_inputs or {}),
         )
@@ -81,7 +82,8 @@ class Gates:
     async def _canary(self, args: pulumi.ResourceHookArgs) -> None:
         from components.gates import canary, subsets
 
-        name = service_of(_metadata(args)["name"])
+        metadata = _metadata(args)
+        name = self._mesh.entry_of(metadata["namespace"], service_of(metadata["name"]))
         service = self._mesh.services[name]
         if service.namespace in self._new_namespaces:
             return
@@ -95,7 +97,9 @@ class Gates:
     async def _pods(self, args: pulumi.ResourceHookArgs) -> None:
         from components.gates import subsets
 
-        name = _metadata(args)["name"].partition(".")[0]
+        metadata = _metadata(args)
+        rule, _, _ = metadata["name"].partition(".")
+        name = self._mesh.entry_of(metadata["namespace"], rule)
         service = self._mesh.services[name]
         edit = subsets.relabelled(name, service, args.old_inputs or {}, args.new_inputs or {})
         if edit is not None:
@@ -105,7 +109,8 @@ class Gates:
         from components.gates import selection
 
         metadata = _metadata(args)
-        name = metadata["annotations"][SERVICE_ANNOTATION]
+        service = metadata["annotations"][SERVICE_ANNOTATION]
+        name = self._mesh.entry_of(metadata["namespace"], service)
         rule = selection.callers(name, self._mesh.services[name])
         if metadata["namespace"] in self._new_namespaces:
             pulumi.log.warn(

@@ -14,7 +14,7 @@ UNCHANGED = "the mode stays as it was"
 
 @dataclass(frozen=True, kw_only=True)
 class Change:
-    """An edit of the PeerAuthentication namespace/name."""
+    """An edit of a PeerAuthentication. name: NAMESPACE_POLICY, or the entry of mesh.services."""
 
     namespace: str
     name: str

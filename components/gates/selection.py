@@ -42,7 +42,7 @@ class Rule:
 def callers(name: str, service: Service) -> Rule:
     """The rule of a service's callers."""
     return Rule(
-        name=name,
+        name=service.kubernetes_name(name),
         namespace=service.namespace,
         labels=service.pod_labels(name),
         key=f"{NAMESPACE}:mesh.services.{name}.callers",
@@ -56,7 +56,7 @@ def modes(name: str, service: Service, mtls: ServiceMtls) -> Rule:
     """The rule of a service's mTLS modes."""
     has_own = mtls.selector is not None
     return Rule(
-        name=name,
+        name=service.kubernetes_name(name),
         namespace=service.namespace,
         labels=service.mtls_labels(name),
         key=f"{NAMESPACE}:mesh.services.{name}.mtls",

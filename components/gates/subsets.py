@@ -19,6 +19,7 @@ if TYPE_CHECKING:
 class Gains:
     """An edit of a service's routes, and the subsets that get more requests by it.
 
+    name: the entry of mesh.services.
     subsets: what each gets, in words. is_first: whether the service had no routes before.
     """
 
@@ -26,6 +27,10 @@ class Gains:
     service: Service
     subsets: Mapping[str, str]
     is_first: bool
+
+    @property
+    def service_name(self) -> str:
+        return f"{self.service.namespace}/{self.service.kubernetes_name(self.name)}"
 
 
 def gains(
@@ -67,11 +72,10 @@ def relabelled(
 def check(api: "Api", edit: Gains) -> str:
     """Report the ready pods of the subsets that get requests; fail if one has none."""
     namespace = edit.service.namespace
-    service = f"{namespace}/{edit.name}"
-    selector = api.selector(namespace, edit.name) or {}
+    selector = api.selector(namespace, edit.service.kubernetes_name(edit.name)) or {}
     ready = [pod for pod in api.pods(namespace) if pod.is_ready and pod.has(selector)]
     if edit.is_first and not (selector and ready):
-        return f"pods gate, {service}: no pod of it is ready yet"
+        return f"pods gate, {edit.service_name}: no pod of it is ready yet"
     counts = []
     for subset, share in edit.subsets.items():
         label = edit.service.version_label
@@ -80,7 +84,7 @@ def check(api: "Api", edit: Gains) -> str:
         if not count:
             raise _refusal(edit, subset, labels, share, ready)
         counts.append(f"{subset} has {count}")
-    return f"pods gate, {service}: ready pods: {', '.join(counts)}"
+    return f"pods gate, {edit.service_name}: ready pods: {', '.join(counts)}"
 
 
 def _refusal(
@@ -91,7 +95,7 @@ def _refusal(
     versions = sorted({pod.labels.get(label, f"no label {label}") for pod in ready})
     others = f"; its ready pods have {', '.join(versions)}" if versions else ""
     return NordmeshError(
-        f"no ready pod of {edit.service.namespace}/{edit.name} has the labels "
+        f"no ready pod of {edit.service_name} has the labels "
         f"{selection.in_words(labels)}{others}; the routes stay as they were",
         code="gate-canary-without-pods" if is_canary else "gate-stable-without-pods",
         path=f"{NAMESPACE}:mesh.services.{edit.name}.{'canary' if is_canary else 'stable'}",

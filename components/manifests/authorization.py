@@ -15,6 +15,7 @@ SERVICE_ANNOTATION = "nordmesh.io/service"
 def authorization_policy(name: str, services: Mapping[str, Service]) -> Manifest:
     """The declared callers of a service; with an empty list, it refuses everyone."""
     service = services[name]
+    kubernetes_name = service.kubernetes_name(name)
     spec: Manifest = {"selector": {"matchLabels": service.pod_labels(name)}, "action": "ALLOW"}
     rules = [_rule(caller, service, services) for caller in service.callers or []]
     if rules:
@@ -23,9 +24,9 @@ def authorization_policy(name: str, services: Mapping[str, Service]) -> Manifest
         "apiVersion": "security.istio.io/v1beta1",
         "kind": "AuthorizationPolicy",
         "metadata": {
-            "name": f"{name}-callers",
+            "name": f"{kubernetes_name}-callers",
             "namespace": service.namespace,
-            "annotations": {SERVICE_ANNOTATION: name},
+            "annotations": {SERVICE_ANNOTATION: kubernetes_name},
         },
         "spec": spec,
     }

@@ -31,7 +31,10 @@ def split(name: str, service: Service) -> Manifest:
     return {
         "apiVersion": NETWORKING,
         "kind": "VirtualService",
-        "metadata": {"name": split_name(name), "namespace": service.namespace},
+        "metadata": {
+            "name": split_name(service.kubernetes_name(name)),
+            "namespace": service.namespace,
+        },
         "spec": {"http": [split_of(name, service)], **_exported(service)},
     }
 
@@ -102,7 +105,10 @@ def _name(gateway: str, host: str) -> str:
 
 
 def _delegate(name: str, service: Service) -> Manifest:
-    return {"name": split_name(name), "namespace": service.namespace}
+    return {
+        "name": split_name(service.kubernetes_name(name)),
+        "namespace": service.namespace,
+    }
 
 
 def _specific_first(path: PathRoute) -> tuple[int, bool]:

@@ -61,7 +61,7 @@ def service_peer_authentication(name: str, service: Service, mtls: ServiceMtls) 
     if mtls.ports:
         modes = {str(port): {"mode": mode} for port, mode in sorted(mtls.ports.items())}
         spec["portLevelMtls"] = modes
-    return _policy(name, service.namespace, spec)
+    return _policy(service.kubernetes_name(name), service.namespace, spec)
 
 
 def _policy(name: str, namespace: str, spec: Manifest) -> Manifest:

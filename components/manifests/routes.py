@@ -40,7 +40,8 @@ def destination_rule(name: str, service: Service) -> Manifest:
     if opaque and service.affinity is not None and service.affinity.source_ip:
         # Istio ignores the affinity of connections in port settings (maybeSetHashPolicy).
         policy["loadBalancer"] = choice_of_pods(service, opaque)
-    return _destination_rule(name, name, service, {"trafficPolicy": policy})
+    rule = service.kubernetes_name(name)
+    return _destination_rule(rule, name, service, {"trafficPolicy": policy})
 
 
 def subset_rules(name: str, service: Service) -> list[Manifest]:
@@ -52,7 +53,7 @@ def subset_rules(name: str, service: Service) -> list[Manifest]:
     """
     return [
         _destination_rule(
-            f"{name}.{subset}",
+            f"{service.kubernetes_name(name)}.{subset}",
             name,
             service,
             {"subsets": [{"name": subset, "labels": {service.version_label: version}}]},
@@ -77,7 +78,10 @@ def virtual_service(
     """
     own = [host(name, service)] if service.in_mesh else []
     spec: Manifest = {"hosts": [*own, *service.hosts]}
-    metadata: Manifest = {"name": name, "namespace": service.namespace}
+    metadata: Manifest = {
+        "name": service.kubernetes_name(name),
+        "namespace": service.namespace,
+    }
     if service.gateway is not None and gateway is not None:
         inside = [_MESH] if service.in_mesh else []
         spec["gateways"] = [*inside, reference(service.gateway, gateway)]
@@ -96,7 +100,7 @@ def virtual_service(
 
 def host(name: str, service: Service) -> str:
     """The service's full name: a short one depends on the namespace of its reader."""
-    return f"{name}.{service.namespace}.svc.cluster.local"
+    return f"{service.kubernetes_name(name)}.{service.namespace}.svc.cluster.local"
 
 
 PROTOCOLS = ("http", "tls", "tcp")

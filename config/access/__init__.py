@@ -107,7 +107,9 @@ class Caller(Section):
     example: ClassVar = {"service": "cart"}
 
     service: ServiceReference | None = Field(
-        default=None, description="a service of mesh.services, by name or namespace/name"
+        default=None,
+        description="a service of mesh.services, by its name there, or by the namespace/name of "
+        "its Service",
     )
     service_account: AccountReference | None = Field(
         default=None, description="a service account, by namespace/name"

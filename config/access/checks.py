@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from config import Caller, Istio, Mesh, Service, StackConfig, account
+from config import Caller, Istio, Mesh, Service, StackConfig, account, entry_of
 from config.errors import KeyPath, Problem, nearest
 from config.mesh.checks import check_injected
 from config.sections import Sections
@@ -45,11 +45,13 @@ def _check_port_names(
 
 
 def _check_service(path: KeyPath, reference: str, mesh: Mesh) -> Iterator[Problem]:
-    namespace, _, name = reference.rpartition("/")
-    service = mesh.services.get(name)
+    name = entry_of(reference, mesh.services)
     path = (*path, "service")
-    if service is None or namespace not in ("", service.namespace):
-        known = [f"{other.namespace}/{key}" for key, other in mesh.services.items()]
+    if name is None:
+        known = [
+            f"{other.namespace}/{other.kubernetes_name(key)}"
+            for key, other in mesh.services.items()
+        ]
         guess = nearest(reference, [*mesh.services, *known])
         yield Problem(
             code="caller-service-unknown",
@@ -59,9 +61,10 @@ def _check_service(path: KeyPath, reference: str, mesh: Mesh) -> Iterator[Proble
             "services listed in mesh.services",
             fix=(f"use {guess}, or " if guess else "")
             + "name the account itself, for example serviceAccount: shop/client",
-            about=(("mesh", "services", name),),
+            about=(("mesh", "services", reference.rpartition("/")[2]),),
         )
         return
+    service = mesh.services[name]
     account = (service.namespace, service.service_account)
     sharing = [
         key
@@ -173,7 +176,7 @@ def _check_export(sections: Sections) -> Iterator[Problem]:
 def _known(service: Service, mesh: Mesh) -> Iterator[tuple[int, Caller]]:
     """The declared callers of a service whose account is known, with their positions."""
     for index, caller in enumerate(service.callers or []):
-        if caller.service is None or caller.service.split("/")[-1] in mesh.services:
+        if caller.service is None or entry_of(caller.service, mesh.services) is not None:
             yield index, caller
 
 
@@ -282,7 +285,7 @@ def _allowed_services(mesh: Mesh, declared: dict[str, Service]) -> Iterator[Serv
     for service in declared.values():
         for caller in service.callers or []:
             if caller.service is not None:
-                yield mesh.services[caller.service.split("/")[-1]]
+                yield mesh.services[str(entry_of(caller.service, mesh.services))]
 
 
 def _declared(mesh: Mesh) -> Iterator[tuple[str, Service]]:

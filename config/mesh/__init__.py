@@ -13,7 +13,7 @@ from config.mtls import MtlsGate, MtlsMode
 from config.scalars.names import Label, ServiceName
 from config.scalars.numbers import PodCount
 from config.scalars.texts import reason
-from config.services import Service
+from config.services import Service, entry_of
 from config.workloads import Workload
 
 UseDefaultReason = Annotated[
@@ -90,6 +90,10 @@ class Mesh(Section):
         if namespace is not None and namespace.mtls is not None:
             return ("mesh", "namespaces", service.namespace, "mtls"), namespace.mtls
         return ("mesh", "mtls"), self.mtls
+
+    def entry_of(self, namespace: str, service: str) -> str:
+        """The entry of mesh.services for a Service that has one."""
+        return str(entry_of(f"{namespace}/{service}", self.services))
 
     @property
     def shared_hosts(self) -> dict[tuple[str, str], list[str]]:

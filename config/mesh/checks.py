@@ -70,7 +70,12 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
         )
     service_path = ("mesh", "services", DEMO_SERVICE)
     service = sections.mesh.services.get(DEMO_SERVICE)
-    if service is None or service.canary is None or service.namespace != DEMO_NAMESPACE:
+    if (
+        service is None
+        or service.canary is None
+        or service.namespace != DEMO_NAMESPACE
+        or service.kubernetes_name(DEMO_SERVICE) != DEMO_SERVICE
+    ):
         yield Problem(
             code="demo-service",
             path=service_path,
@@ -78,7 +83,12 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
             why=why,
             fix=f"add {DEMO_SERVICE}: {{namespace: {DEMO_NAMESPACE}, port: 8080, stable: "
             f"v1, canary: {{subset: v2, weight: 10}}}} to mesh.services, {off}",
-            about=((*service_path, "canary"), (*service_path, "namespace"), ("demo", "enabled")),
+            about=(
+                (*service_path, "canary"),
+                (*service_path, "namespace"),
+                (*service_path, "service"),
+                ("demo", "enabled"),
+            ),
         )
     elif service.port is None:
         yield Problem(

@@ -23,7 +23,7 @@ def _check_service_mtls(sections: Sections) -> Iterator[Problem]:
                 why="such a policy would change nothing, although a reader would think it does",
                 fix="set mode: PERMISSIVE or ports: {9090: PERMISSIVE}, or remove mtls",
             )
-        if name == "default":
+        if "default" in (name, service.kubernetes_name(name)):
             yield Problem(
                 code="service-mtls-default",
                 path=path,

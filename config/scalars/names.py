@@ -88,9 +88,9 @@ def _service_label(value: str) -> str:
         raise Refused(
             "service-name-namespace",
             f"{value!r} is a namespace and a name",
-            "a service is listed by its name alone, so only one Service of a name has routes",
-            f"use {full['name']}, and set namespace: {full['namespace']}; for another Service of "
-            "that name, make a second Service with the same selector and another name",
+            "an entry has its own name, and sets the namespace in a key",
+            f"use {full['name']}, and set namespace: {full['namespace']}; for a second Service of "
+            f"that name, use another name, and set service: {full['name']}",
         )
     proposal = as_label(value)
     if not proposal[0].isalpha():

@@ -10,7 +10,7 @@ from config.base import NullAllowed, Section, Unlimited
 from config.mtls import Selector, ServiceMtls
 from config.scalars.durations import Duration
 from config.scalars.http import GatewayHost
-from config.scalars.names import ROOT_NAMESPACE, Label, Version, subset_name
+from config.scalars.names import ROOT_NAMESPACE, Label, ServiceName, Version, subset_name
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
 from config.services.canary import Canary
@@ -41,6 +41,11 @@ class Service(Section):
     )
 
     namespace: Label = Field(description="the namespace of the service", examples=["shop"])
+    service: ServiceName | None = Field(
+        default=None,
+        description="the name of its Service, if that is not the entry's: namespaces may have "
+        "Services of the same name",
+    )
     port: Port | None = Field(
         default=None,
         description="the Service's port that these settings apply to; its other ports are not "
@@ -147,8 +152,7 @@ class Service(Section):
     selector: Selector | None = Field(
         default=None,
         description="the labels of the service's pods, as in the selector of its Service; by "
-        "default "
-        "app: and the service's name",
+        "default app: and the Service's name",
         examples=[{"app.kubernetes.io/name": "checkout"}],
     )
     service_account: Label = Field(
@@ -220,9 +224,13 @@ class Service(Section):
         """The paths of its hosts at its gateway that are the service's."""
         return self.paths or [EVERY_PATH]
 
+    def kubernetes_name(self, name: str) -> str:
+        """The name of the Service, which its objects have too. name: that of the entry."""
+        return self.service or name
+
     def pod_labels(self, name: str) -> dict[str, str]:
-        """The labels of the service's pods: those of the stack file, or `app: <name>`."""
-        return self.selector or {"app": name}
+        """The labels of the service's pods: those of the stack file, or `app: <Service>`."""
+        return self.selector or {"app": self.kubernetes_name(name)}
 
     def mtls_labels(self, name: str) -> dict[str, str]:
         """The labels of the pods that the service's own mTLS modes apply to."""
@@ -245,10 +253,26 @@ class Service(Section):
         }
 
 
+def entry_of(reference: str, services: Mapping[str, Service]) -> str | None:
+    """The entry of a service, by its own name or by the namespace/name of its Service."""
+    namespace, _, name = reference.rpartition("/")
+    if not namespace:
+        return name if name in services else None
+    wanted = (namespace, name)
+    return next(
+        (
+            entry
+            for entry, service in services.items()
+            if (service.namespace, service.kubernetes_name(entry)) == wanted
+        ),
+        None,
+    )
+
+
 def account(caller: Caller, services: Mapping[str, Service]) -> tuple[str, str]:
     """The namespace and the service account of a caller."""
     if caller.service is not None:
-        called = services[caller.service.split("/")[-1]]
+        called = services[str(entry_of(caller.service, services))]
         return called.namespace, called.service_account
     if caller.service_account is not None:
         namespace, _, name = caller.service_account.partition("/")

@@ -67,6 +67,26 @@ def _check_namespace(sections: Sections) -> Iterator[Problem]:
         )
 
 
+def _check_names(sections: Sections) -> Iterator[Problem]:
+    owners: dict[tuple[str, str], str] = {}
+    for name, service, path in _each(sections):
+        kubernetes_name = service.kubernetes_name(name)
+        owner = owners.setdefault((service.namespace, kubernetes_name), name)
+        if owner != name:
+            yield Problem(
+                code="service-listed-twice",
+                path=path,
+                what=f"mesh.services.{owner} is the Service {service.namespace}/{kubernetes_name} "
+                "too",
+                why="a Service has one set of routes; with two, one would overwrite the other",
+                fix=f"set both in mesh.services.{owner}, and remove {name}",
+                about=(
+                    ("mesh", "services", owner, "service"),
+                    ("mesh", "services", owner, "namespace"),
+                ),
+            )
+
+
 def _check_subsets(sections: Sections) -> Iterator[Problem]:
     for _, service, path in _each(sections):
         canary = (*path, "canary")
@@ -347,6 +367,7 @@ def _check_export(sections: Sections) -> Iterator[Problem]:
 
 CHECKS = (
     _check_namespace,
+    _check_names,
     _check_subsets,
     _check_subset_names,
     _check_mirror,

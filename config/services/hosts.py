@@ -16,7 +16,7 @@ _INSIDE = ("cluster.local", "svc", "local", *SYSTEM_NAMESPACES)
 
 def cluster_names(name: str, service: Service) -> tuple[str, ...]:
     """The names that pods can call a service by, the longest first."""
-    short = f"{name}.{service.namespace}"
+    short = f"{service.kubernetes_name(name)}.{service.namespace}"
     return f"{short}.{CLUSTER}", f"{short}.svc", short
 
 

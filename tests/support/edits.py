@@ -228,6 +228,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "mesh.namespaces.*": ("bought", {"mesh.namespaces.other": {}}),
     "mesh.namespaces.*.injection": ("bought", {"mesh.namespaces.spare.injection": False}),
     "mesh.namespaces.*.limitView": ("bought", {"mesh.namespaces.backend.limitView": True}),
+    "mesh.services.*.service": ("bought", {"mesh.services.ledger.service": "accounts"}),
     "mesh.services.*.namespace": ("bought", {"mesh.services.search.namespace": "backend"}),
     "mesh.services.*.paths.[].cors.origins": (
         "bought",

@@ -199,6 +199,7 @@ def free_services(name: str, namespace: str) -> Draw[Values]:
         SCALARS,
         **_FIELDS,
         namespace=just(namespace),
+        service=just(name),
         hosts=listed(hosts, least=1),
         selector=just({"app.kubernetes.io/name": name, "tier": "web"}),
         serviceAccount=just(f"{name}-account"),

@@ -56,7 +56,21 @@ WRONG = [
         {"mesh.services.backend/cart": OTHER},
         'mesh.services["backend/cart"]',
         "service-name-namespace",
-        ("is a namespace and a name", "use cart, and set namespace: backend", "second Service"),
+        ("is a namespace and a name", "use cart, and set namespace: backend", "set service: cart"),
+    ),
+    Wrong(
+        "a Service with two entries",
+        {"mesh.services.basket": {**OTHER, "namespace": "shop", "service": "checkout"}},
+        "mesh.services.basket",
+        "service-listed-twice",
+        ("mesh.services.checkout is the Service shop/checkout too", "and remove basket"),
+    ),
+    Wrong(
+        "the demo's entry for another Service",
+        {f"{CHECKOUT}.service": "basket"},
+        CHECKOUT,
+        "demo-service",
+        ("the demo needs the service checkout in shop",),
     ),
     Wrong(
         "a port of the sidecars",

@@ -49,11 +49,12 @@ CONFIG = {
     "mesh": {
         "services": {
             "checkout": {
+                "namespace": "shop",
                 "canary": {
                     "subset": "v2",
                     "weight": 25,
                     "gate": {"minSuccessRate": 99.5, "window": "5m"},
-                }
+                },
             }
         }
     },
@@ -532,7 +533,7 @@ def test_versions_are_compared_by_the_names_of_their_subsets() -> None:
         return routes.virtual_service("checkout", Service.model_validate(service))
 
     canary = {"subset": "v1.3.0", "weight": 25, "gate": {"minSuccessRate": 99.5}}
-    settings = {"mesh": {"services": {"checkout": {"canary": canary}}}}
+    settings = {"mesh": {"services": {"checkout": {"namespace": "shop", "canary": canary}}}}
     edit = object_change(dotted(10), dotted(25), "spec")
     text = summary(parse(preview(edit, config=settings))).render()
     assert "| `v1-2-0/v1-3-0` | 90/10 | **75/25** |" in text
