@@ -136,7 +136,7 @@ class Api:
 
         def read(path: str) -> str | None:
             try:
-                return _usable(*self._ask(path, limit=limit, **query))
+                return _usable(*self._ask(path, query, limit=limit))
             except NordmeshError:
                 return None
 
@@ -214,16 +214,16 @@ class Api:
             raise _no_answer(f"status {status} without an object") from None
 
     def _get(self, path: str, **query: str) -> str:
-        return _usable(*self._ask(path, **query))
+        return _usable(*self._ask(path, query))
 
     def _ask(
         self,
         path: str,
+        query: Mapping[str, str] | None = None,
         *,
         method: str = "GET",
         body: object = None,
         limit: float | None = None,
-        **query: str,
     ) -> tuple[int, str]:
         """The status and the text of a response; fails without one."""
         json_type = {"Content-Type": "application/json"} if body is not None else {}
@@ -234,7 +234,7 @@ class Api:
                     path,
                     header_params=json_type,
                     body=body,
-                    query_params=list(query.items()),
+                    query_params=list((query or {}).items()),
                     auth_settings=[],
                 ),
                 _request_timeout=limit or _TIMEOUT_SECONDS,

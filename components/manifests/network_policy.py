@@ -10,7 +10,17 @@ from dataclasses import dataclass
 
 from components.manifests import Manifest
 from components.manifests.sidecar import may_call
-from config import ROOT_NAMESPACE, Caller, EgressHost, Mesh, Service, account, ports, selector
+from config import (
+    ROOT_NAMESPACE,
+    Caller,
+    EgressHost,
+    Mesh,
+    Service,
+    account,
+    entry_of,
+    ports,
+    selector,
+)
 from config.observability import MONITORING_NAMESPACE
 
 _API = "networking.k8s.io/v1"
@@ -51,7 +61,7 @@ def callers(name: str, services: Mapping[str, Service]) -> Manifest:
         "ports": [_tcp(ports.AGENT_STATS)],
     }
     return _policy(
-        f"{name}-callers",
+        f"{service.kubernetes_name(name)}-callers",
         service.namespace,
         pods=service.pod_labels(name),
         ingress=[*rules, stats, scraped],
@@ -112,7 +122,7 @@ def _rule(caller: Caller, service: Service, services: Mapping[str, Service]) -> 
     namespace, _ = account(caller, services)
     peer = _namespace(namespace)
     if caller.service is not None:
-        called = caller.service.split("/")[-1]
+        called = str(entry_of(caller.service, services))
         peer |= {"podSelector": {"matchLabels": services[called].pod_labels(called)}}
     elif caller.gateway is not None:
         peer |= {"podSelector": {"matchLabels": selector(caller.gateway)}}

@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 
 from components.manifests import echo
+from config import OUTSIDE_NAMESPACE
 from lab.screen import Cluster
 from tests.live.counted import wait_for
 from tests.live.edited import edited
@@ -27,23 +28,25 @@ def certified(project: Project, cluster: Cluster) -> Iterator[None]:
     """Put checkout behind a gateway; the client outside the mesh answers the challenges."""
 
     def add(mesh: dict[str, Any]) -> None:
-        acme = {"service": f"{echo.OUTSIDE}/{echo.CLIENT}", "port": 8080}
+        acme = {"service": f"{OUTSIDE_NAMESPACE}/{echo.CLIENT}", "port": 8080}
         mesh.setdefault("gateways", {})["certified"] = {
             "hosts": [HOST],
             "tls": {"secret": SECRET, "acme": acme},
         }
         mesh["services"]["checkout"] |= {"gateway": "certified", "hosts": [HOST]}
 
-    apply(cluster, [echo.client_service(echo.OUTSIDE)])
+    apply(cluster, [echo.client_service(OUTSIDE_NAMESPACE)])
     try:
         with edited(project, add):
             yield
     finally:
-        cluster.kubectl("-n", echo.OUTSIDE, "delete", "service", echo.CLIENT)
+        cluster.kubectl("-n", OUTSIDE_NAMESPACE, "delete", "service", echo.CLIENT)
 
 
 def get(cluster: Cluster, url: str, *options: str) -> dict[str, Any]:
-    return cluster.call(echo.OUTSIDE, url, "--host", HOST, "--follow=false", "--last", *options)
+    return cluster.call(
+        OUTSIDE_NAMESPACE, url, "--host", HOST, "--follow=false", "--last", *options
+    )
 
 
 @pytest.mark.usefixtures("certified")

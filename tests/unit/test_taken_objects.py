@@ -103,6 +103,7 @@ def test_only_not_found_means_that_there_is_no_object(server: tuple[Server, api.
     scripted, connected = server
     for path in (ROUTES, ROUTE_PATH):
         usable = scripted.answers.get(path, Answer(status=404))
+        assert isinstance(usable, Answer)
         for unusable in (Answer(status=403), Answer(status=500), Answer(b"<html>")):
             scripted.answers[path] = unusable
             with pytest.raises(NordmeshError, match="gate-no-api-server"):
