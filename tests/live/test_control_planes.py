@@ -243,6 +243,7 @@ def test_a_joined_control_plane_is_hardened_like_the_first(project: Project) -> 
     assert {item["id"] for item in items if item["result"] in ("fail", "unknown")} <= OPEN
 
 
+@pytest.mark.long
 @pytest.mark.usefixtures("served")
 def test_a_key_is_rotated_while_every_control_plane_serves(project: Project) -> None:
     first = PLANES["cp-1"]
