@@ -35,7 +35,7 @@ def render(stack: str, given: Mapping[str, Given]) -> str:
         is_wanted = name in given or field.is_required()
         summary = (model.__doc__ or "").strip().splitlines()[0]
         keys = model.model_fields.values()
-        is_unset = all(one.default is None for one in keys)
+        is_unset = field.default is None or all(one.default is None for one in keys)
         if not is_wanted and (is_unset or any(one.is_required() for one in keys)):
             # A section must have a key; with an example of one, it would not be yours.
             lines += _remark(f"{NAMESPACE}:{name} (not set): {summary}", 2)

@@ -20,7 +20,7 @@ MANAGER = "nordmesh"
 ADOPT = "nordmesh.io/adopt"
 """The annotation of an object that its owner hands over; its value is the reason."""
 
-_PAUSES = (1, 2, 4, 8)  # seconds: an API server is away while a control plane joins
+_PAUSES = (1, 2, 4, 8)  # seconds: an API server is unavailable while a control plane joins
 
 
 def hooks(kubeconfig: pulumi.Output[str]) -> pulumi.ResourceHookBinding:

@@ -93,7 +93,7 @@ class Api:
         return spec
 
     def existing(self, manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The object of a manifest's kind, namespace and name; None if there is none."""
+        """The object of a manifest's kind, namespace and name; None if it does not exist."""
         version, metadata = manifest["apiVersion"], manifest["metadata"]
         group = f"/apis/{version}" if "/" in version else f"/api/{version}"
         status, text = self._ask(group)

@@ -1,6 +1,6 @@
 """A bucket for the snapshots of a lab: an S3 server of this host on the bridge, over HTTPS.
 
-Its certificate is from a CA of its own, which the nodes trust as docs/backup.md says.
+Its certificate is from its own CA, which the nodes trust as docs/backup.md says.
 """
 
 from collections.abc import Iterator, Mapping

@@ -27,7 +27,7 @@ OTHER = {
 
 @pytest.fixture(scope="module")
 def two(project: Project, cluster: Cluster) -> Iterator[None]:
-    """A second Service named checkout, in a namespace of its own."""
+    """A second Service named checkout, in its own namespace."""
 
     def add(mesh: dict[str, Any]) -> None:
         mesh["namespaces"][STRANGER] = {"injection": True}

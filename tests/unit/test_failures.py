@@ -88,7 +88,7 @@ def test_an_ssh_error_names_the_node_and_the_fix(error: str, words: str) -> None
         ("status 1", "Unmatched '''.", "chsh"),
         ("status 1", "curl: (7) Failed to connect: Connection refused", "exit status 1"),
         ("status 100", "E: dial tcp: no route to host, host key, EOF", "exit status 100"),
-        ("status 124", "worker-1: kubeadm init", "time limit of 300 s"),
+        ("status 124", "worker-1: kubeadm init", "time limit of 900 s"),
         ("status 126", "bash: /opt/x: Permission denied", "could not be run"),
         ("status 127", "bash: line 1: sha256sum: command not found", "not installed"),
         ("status 137", "worker-1: unpack", "memory"),

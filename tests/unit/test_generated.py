@@ -15,7 +15,7 @@ from tests.support.generated_mesh import accepted, meshes, problems
 from tests.support.generated_routes import assert_varied
 from tests.support.mocked import kubernetes_objects, run
 
-EXAMPLES = 48
+EXAMPLES = 60
 MESH_WIDE = ("istio-system", "default")
 # The service account of Istio's ingress gateway.
 GATEWAY_ACCOUNT = "istio-system", "istio-ingressgateway-service-account"

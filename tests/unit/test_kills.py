@@ -76,7 +76,7 @@ def test_every_script_is_interrupted(tmp_path: Path) -> None:
     """A new script without a case fails here."""
     machine = Deaf(Machine.make(tmp_path / "machine").root)
     covered = {script_of(case, machine) for case in CASES.values()}
-    folder = Path(node_command.__file__).parent / "scripts"
+    folder = Path(node_command.__file__).parents[1] / "scripts"
     uses = {path.name: node_command.uses(path.read_text()) for path in folder.glob("*.sh")}
     libraries = {"lib.sh"}.union(*uses.values())
     assert covered | NOT_INTERRUPTED.keys() == uses.keys() - libraries

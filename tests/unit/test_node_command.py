@@ -54,7 +54,7 @@ def test_other_commands_parse_as_no_script(command: str) -> None:
 
 def test_the_wait_for_another_script_takes_no_time_from_a_script() -> None:
     """Otherwise a script is ended in the middle of its work, or before its lock's error."""
-    folder = Path(node_command.__file__).parent / "scripts"
+    folder = Path(node_command.__file__).parents[1] / "scripts"
     waiting = {path.name for path in folder.glob("*.sh") if "\nsingle_run\n" in path.read_text()}
     assert {"kubeadm-init.sh", "node-reset.sh", "istio-uninstall.sh", "restore-mark.sh"} <= waiting
     for path in folder.glob("*.sh"):

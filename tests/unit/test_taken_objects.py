@@ -1,4 +1,4 @@
-"""An object that somebody else created is neither overwritten nor deleted."""
+"""An object that someone else created is neither overwritten nor deleted."""
 
 import asyncio
 import contextlib
@@ -108,7 +108,7 @@ def test_only_not_found_means_that_there_is_no_object(server: tuple[Server, api.
             scripted.answers[path] = unusable
             with pytest.raises(NordmeshError, match="gate-no-api-server"):
                 refuse_taken(connected, ROUTE)
-        # An API server that is away for a moment does not end a run.
+        # An API server that is unavailable for a moment does not end a run.
         scripted.answers[path] = [Answer(status=500), Answer(status=500), usable]
         refuse_taken(connected, ROUTE)
 
