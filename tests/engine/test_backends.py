@@ -65,6 +65,7 @@ def test_every_command_of_the_guide_is_tested_here() -> None:
         "Locks, and runs that were killed": 1,
         "Backups": 2,
         "Restore": 3,
+        "Objects that someone else created": 1,  # tests/live/test_taken_objects.py
         "Move to another place": 2,
     }
 
