@@ -1,5 +1,6 @@
 """The platform: which component gets what from which. One environment, top to bottom."""
 
+import functools
 from collections.abc import Iterator, Mapping
 
 import pulumi
@@ -360,6 +361,10 @@ class Platform:
             kubeconfig = Pipeline("pipeline", args).kubeconfig
         return self._connected("cluster", kubeconfig)
 
+    @functools.cached_property
+    def _taken(self) -> pulumi.ResourceHookBinding:
+        return taken_objects.hooks(self._control_planes.kubeconfig)
+
     def _connected(self, name: str, kubeconfig: pulumi.Output[str]) -> Cluster:
         # The identifier keeps a kubeconfig that is unknown at preview from replacing everything.
         provider = k8s.Provider(
@@ -370,7 +375,7 @@ class Platform:
         return Cluster(
             provider=provider,
             existence=self._control_planes.existence,
-            hooks=taken_objects.hooks(self._control_planes.kubeconfig),
+            hooks=self._taken,
         )
 
     def _make_cni(self) -> Cni:

@@ -36,7 +36,9 @@ kubeconfig = pulumi.Output.secret(planted["kubeconfig"])
 
 def connected(name, kubeconfig):
     provider = k8s.Provider(name, kubeconfig=kubeconfig, cluster_identifier="test")
-    return Cluster(provider=provider, existence=existence)
+    return Cluster(
+        provider=provider, existence=existence, hooks=pulumi.ResourceHookBinding()
+    )
 
 
 used = kubeconfig
