@@ -432,10 +432,10 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ),
     (
         "access.oidc",
-        ". issuerUrl clientId usernameClaim groupsClaim signingAlgorithms ca",
+        "issuerUrl clientId usernameClaim groupsClaim signingAlgorithms ca",
         _PROVIDER_OF_TOKENS,
     ),
-    ("access.oidc", "usernamePrefix groupsPrefix", _PREFIX),
+    ("access.oidc", ". usernamePrefix groupsPrefix", _PREFIX),
     *((f"access.roles.{role}", _GRANT, _BINDINGS) for role in ("viewer", "deployer", "operator")),
     (
         "istio",

@@ -24,6 +24,7 @@ MONITORING = catalogue.monitoring_images("1.17.6", PARTS)
 IMAGES = [
     *catalogue.images("1.23.17", "1.17.6"),
     catalogue.LOCAL_STORAGE_IMAGE,
+    catalogue.KUBE_ROUTER_IMAGE,
     *MONITORING.values(),
 ]
 
