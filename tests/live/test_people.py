@@ -17,6 +17,8 @@ from tests.engine.issuer import FakeIssuer, fake_issuer
 from tests.engine.rbac_server import Authority
 from tests.live.harness import Project
 
+# Two restarts of the API server; engine tests have the roles and tokens at a real one.
+pytestmark = pytest.mark.long
 CLIENT = "nordmesh-test"
 CONTROL_PLANE = "cp-1"
 CLIENT_PODS = f"deployment/{echo.CLIENT}"
