@@ -87,7 +87,7 @@ def access(config: StackConfig) -> Report:
     mesh = config.mesh
     rows: list[tuple[str, ...]] = []
     for name, service in sorted(mesh.services.items()):
-        called = f"{service.namespace}/{service.kubernetes_name(name)}"
+        called = service.full_name(name)
         if service.callers is None:
             rows.append((called, "anybody (no callers declared)", "", "", "", ""))
         elif not service.callers:

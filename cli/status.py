@@ -176,7 +176,7 @@ def splits(config: StackConfig, counted: Mapping[str, float]) -> list[Split]:
     for name, service in sorted(config.mesh.services.items()):
         if service.canary is None:
             continue
-        full_name = f"{service.namespace}/{service.kubernetes_name(name)}"
+        full_name = service.full_name(name)
         start = f"{full_name}/"
         own = {key.removeprefix(start): n for key, n in counted.items() if key.startswith(start)}
         requests = sum(own.values())

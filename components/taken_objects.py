@@ -46,7 +46,7 @@ def refuse_taken(api: "Api", manifest: Mapping[str, Any]) -> None:
 
     One that a killed run created before it could note it in the state is nordmesh's.
     """
-    metadata = (_existing(api, manifest) or {}).get("metadata")
+    metadata = _existing(api, manifest)
     if metadata is None or (metadata.get("annotations") or {}).get(ADOPT):
         return
     managers = [entry.get("manager") for entry in metadata.get("managedFields") or ()]

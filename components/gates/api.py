@@ -93,7 +93,7 @@ class Api:
         return spec
 
     def existing(self, manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The object of a manifest's kind, namespace and name; None if it does not exist."""
+        """The metadata of the object that a manifest names; None if it does not exist."""
         version, metadata = manifest["apiVersion"], manifest["metadata"]
         group = f"/apis/{version}" if "/" in version else f"/api/{version}"
         status, text = self._ask(group)
@@ -108,7 +108,8 @@ class Api:
         status, text = self._ask(f"{group}{place}/{plurals[0]}/{metadata['name']}")
         if status == HTTPStatus.NOT_FOUND:
             return None
-        return {"metadata": _object(_usable(status, text), "metadata")}
+        existing: Mapping[str, Any] = _object(_usable(status, text), "metadata")
+        return existing
 
     def pods(self, namespace: str) -> list[Pod]:
         """The pods of a namespace."""

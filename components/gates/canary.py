@@ -37,7 +37,7 @@ class Raise:
 
     @property
     def service_name(self) -> str:
-        return f"{self.service.namespace}/{self.service.kubernetes_name(self.name)}"
+        return self.service.full_name(self.name)
 
     @property
     def path(self) -> str:

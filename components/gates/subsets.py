@@ -30,7 +30,7 @@ class Gains:
 
     @property
     def service_name(self) -> str:
-        return f"{self.service.namespace}/{self.service.kubernetes_name(self.name)}"
+        return self.service.full_name(self.name)
 
 
 def gains(

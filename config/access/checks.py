@@ -48,10 +48,7 @@ def _check_service(path: KeyPath, reference: str, mesh: Mesh) -> Iterator[Proble
     name = entry_of(reference, mesh.services)
     path = (*path, "service")
     if name is None:
-        known = [
-            f"{other.namespace}/{other.kubernetes_name(key)}"
-            for key, other in mesh.services.items()
-        ]
+        known = [other.full_name(key) for key, other in mesh.services.items()]
         guess = nearest(reference, [*mesh.services, *known])
         yield Problem(
             code="caller-service-unknown",

@@ -228,6 +228,10 @@ class Service(Section):
         """The name of the Service, which its objects have too. name: that of the entry."""
         return self.service or name
 
+    def full_name(self, name: str) -> str:
+        """The namespace/name of the Service. name: that of the entry."""
+        return f"{self.namespace}/{self.kubernetes_name(name)}"
+
     def pod_labels(self, name: str) -> dict[str, str]:
         """The labels of the service's pods: those of the stack file, or `app: <Service>`."""
         return self.selector or {"app": self.kubernetes_name(name)}
