@@ -46,7 +46,7 @@ _LONG = "long"  # the marker of pyproject.toml
 _AT_ONCE = 3
 # Two labs of up to three nodes, and two workers of engine tests (measured: 9 GiB).
 _ROOMY_BYTES = 12 * 2**30
-_COLUMNS = "160"  # room for a reason beside a test's name in pytest's summary
+_COLUMNS = "320"  # room for a reason beside a test's name in pytest's summary
 _FAILURES = ("FAILED ", "ERROR ")
 
 
