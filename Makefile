@@ -44,8 +44,7 @@ format: env ## format the Python code
 	.venv/bin/ruff format .
 
 golden: env ## write the golden files anew, for review in the diff
-	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q tests/unit/test_manifests*.py tests/unit/test_review.py \
-		tests/unit/test_drift.py tests/unit/test_kvm.py
+	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q $$(grep -rlE "support.golden import .*check" tests/unit)
 
 bench: env ## times of `pulumi up`, beside the same steps done by hand; BEFORE=revision: beside that one
 	$(PYTHON) -m tests.bench $(if $(BEFORE),--before "$(BEFORE)")

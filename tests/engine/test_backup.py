@@ -247,7 +247,7 @@ def test_snapshots_that_were_altered_in_the_bucket_are_refused(
 ) -> None:
     """As a pipeline checks them: fetched with rclone, and proven with the team's key.
 
-    tests/unit/test_backup.py alters 1,000 on the disk.
+    tests/unit/cli/backup/test_snapshots.py alters 1,000 on the disk.
     """
     place = places("s3")
     stack(place)

@@ -1,8 +1,9 @@
 """certificates.sh: real kubeadm renews real certificates on a fake control plane.
 
 ctr is a fake whose containers start again with a new ID, as kubelet does it. kubectl is a fake with
-one lease. openssl's connection to a server is a fake, too. tests/unit/test_scripts_certificates.py
-has what needs no real kubeadm: the turns, and which pods restart.
+one lease. openssl's connection to a server is a fake, too.
+tests/unit/components/host/test_certificates.py has what needs no real kubeadm: the turns, and which
+pods restart.
 """
 
 import base64

@@ -10,7 +10,7 @@ import pytest
 
 from components.host.table import node_files
 from lab import paths
-from tests.unit.test_host import host_args
+from tests.unit.components.host.test_files import host_args
 
 _CRI = "io.containerd.grpc.v1.cri"
 

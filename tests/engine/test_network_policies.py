@@ -13,8 +13,8 @@ from components.manifests import Manifest
 from config import Mesh
 from tests.engine.conftest import wait_until
 from tests.engine.pod_network import LISTED, OUTSIDE, REMOTE_POD, PodNetwork, Space
-from tests.unit.test_manifests import GOLDEN
-from tests.unit.test_network_policy import HOST, policies_of
+from tests.support.golden import GOLDEN
+from tests.unit.components.manifests.test_network_policy import HOST, policies_of
 
 CALLER, SERVICE, JOB, DNS = "10.244.1.11", "10.244.1.12", "10.244.1.13", "10.244.1.14"
 PORT = 8080

@@ -114,7 +114,7 @@ class Run:
             cache = self._tree.scratch / "mypy"
             yield "mypy", (str(programs / "mypy"), f"--cache-dir={cache}", *_TYPED)
         if not self._quick:
-            done = [*tests, "tests/unit/test_mutate.py"]
+            done = [*tests, "tests/unit/tests/test_mutate.py"]
             others = [f"--ignore={test}" for test in done]
             yield "the other unit tests", ("pytest", "tests/unit", *others)
         if self._engine:

@@ -14,7 +14,7 @@ _LANGUAGES = {".py": python, ".sh": shell}
 
 @dataclass(frozen=True)
 class Area:
-    """Globs of the mutated files, and of their test files in tests/unit."""
+    """Globs of the mutated files, and of their test files."""
 
     files: tuple[str, ...]
     tests: tuple[str, ...]
@@ -29,89 +29,78 @@ class Area:
 
     def test_files(self, project: Path, mutated: Path) -> list[str]:
         """Return the test files, relative to the project, first those that mention the file."""
-        tests = _matches(project / "tests" / "unit", self.tests)
+        tests = _matches(project, self.tests)
         tests.sort(key=lambda test: test.read_text().count(mutated.stem), reverse=True)
         return [str(test.relative_to(project)) for test in tests]
+
+
+def _unit(*globs: str) -> tuple[str, ...]:
+    return tuple(f"tests/unit/{glob}" for glob in globs)
 
 
 AREAS = {
     "config": Area(
         ("config/**/*",),
-        (
-            "test_config*.py",
-            "test_access.py",
-            "test_catalogue.py",
-            "test_every_key.py",
-            "test_explain.py",
-            "test_fields.py",
-            "test_host.py",
-            "test_keys.py",
-            "test_schema.py",
-        ),
+        _unit("config/test_*.py", "cli/test_explain.py", "components/host/test_files.py"),
     ),
     "components": Area(
         ("components/*.py", "components/machines/*", "components/remote/*", "stacks/*"),
-        (
-            "test_connections.py",
-            "test_failures.py",
-            "test_immutable.py",
-            "test_kvm.py",
-            "test_node_command.py",
-            "test_platform*.py",
-            "test_remote.py",
+        _unit(
+            "components/remote/test_*.py",
+            "components/test_immutable.py",
+            "components/test_kvm.py",
+            "stacks/test_platform*.py",
         ),
     ),
     "manifests": Area(
         ("components/host/*", "components/manifests/*"),
-        (
-            "test_generated.py",
-            "test_host.py",
-            "test_kvm.py",
-            "test_manifests*.py",
-            "test_properties*.py",
+        _unit(
+            "components/manifests/test_*.py",
+            "components/host/test_files.py",
+            "components/test_kvm.py",
         ),
     ),
-    "gates": Area(("components/gates/*",), ("test_gates*.py",)),
+    "gates": Area(("components/gates/*",), _unit("components/gates/test_*.py")),
     "preflight": Area(
         ("components/preflight/*",),
-        ("test_preflight*.py", "test_host.py", "test_scripts_measure.py"),
+        _unit("components/test_preflight*.py", "components/host/test_files.py"),
     ),
     "scripts": Area(
         ("components/scripts/*", "components/host/files/**/*.sh"),
-        (
-            "test_scripts*.py",
-            "test_backup.py",
-            "test_certificates_timer.py",
-            "test_endpoint.py",
-            "test_host.py",
-            "test_kubelet_start.py",
-            "test_remote.py",
+        _unit(
+            "components/scripts/test_*.py",
+            "components/host/test_*.py",
+            "components/remote/test_script.py",
+            "cli/backup/test_snapshots.py",
         ),
     ),
     "cli": Area(
         ("cli/*.py", "cli/backup/*", "cli/ci/*"),
-        (
-            "test_backup*.py",
-            "test_canary_steps.py",
-            "test_certificates.py",
-            "test_ci.py",
-            "test_dashboard.py",
-            "test_explain.py",
-            "test_jwt.py",
-            "test_mirror.py",
-            "test_new_stack.py",
-            "test_options.py",
-            "test_output.py",
-            "test_preflight.py",
-            "test_registry.py",
-            "test_samples.py",
-            "test_status.py",
+        _unit(
+            "cli/backup/test_*.py",
+            "cli/test_canary_steps.py",
+            "cli/test_certificates.py",
+            "cli/test_ci.py",
+            "cli/test_dashboard.py",
+            "cli/test_explain.py",
+            "cli/test_mirror.py",
+            "cli/test_new_stack.py",
+            "cli/test_output.py",
+            "cli/test_registry.py",
+            "cli/test_status.py",
+            "components/manifests/test_jwt.py",
+            "components/test_preflight.py",
+            "docs/test_samples.py",
+            "stacks/test_options.py",
         ),
     ),
-    "cli/review": Area(("cli/review/*",), ("test_review*.py", "test_access.py", "test_kvm.py")),
-    "cli/drift": Area(("cli/drift/*",), ("test_drift*.py",)),
-    "policy": Area(("policy/**/*",), ("test_policy*.py", "test_kvm.py")),
-    "lab": Area(("lab/*.py", "lab/*.sh"), ("test_lab*.py", "test_bootstrap.py")),
+    "cli/review": Area(
+        ("cli/review/*",),
+        _unit("cli/test_review.py", "config/test_access.py", "components/test_kvm.py"),
+    ),
+    "cli/drift": Area(("cli/drift/*",), _unit("cli/test_drift*.py")),
+    "policy": Area(("policy/**/*",), _unit("policy/test_*.py", "components/test_kvm.py")),
+    "lab": Area(("lab/*.py", "lab/*.sh"), _unit("lab/test_*.py")),
 }
 
 

@@ -30,9 +30,8 @@ from itertools import pairwise
 from pathlib import Path
 
 from cli.app import main
-from lab import paths
+from tests.support.paths import PROJECT
 
-PROJECT = paths.PROJECT
 COMMANDS = ("sh", "console")
 
 # Programs that commands may start with, besides files of this project.

@@ -31,7 +31,7 @@ from config.errors import ConfigError, KeyPath
 from config.load import load
 from tests.support.kvm_stack import PUBLIC_KEY, private_key
 from tests.support.mocked import Recorder, run
-from tests.unit.test_every_key import STACKS
+from tests.unit.config.test_every_key import STACKS
 
 Values = dict[str, Any]
 

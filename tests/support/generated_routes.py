@@ -361,7 +361,7 @@ def _features() -> Iterator[str]:
     hints = get_type_hints(Service)
     for name, field in Service.model_fields.items():
         key = field.alias or name
-        if key == "paths":  # tests/unit/test_paths.py makes up its own
+        if key == "paths":  # tests/unit/components/manifests/test_paths.py makes up its own
             continue
         if key != "protocol":
             yield key

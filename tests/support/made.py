@@ -6,7 +6,7 @@ from typing import Any
 
 from tests.support.edits import Edits
 from tests.support.mocked import Recorder, plain
-from tests.unit.test_every_key import STACKS
+from tests.unit.config.test_every_key import STACKS
 
 Values = dict[str, Any]
 _ORDER = {"Namespace": 0, "ServiceAccount": 1, "ClusterRole": 1}

@@ -9,7 +9,7 @@ from pydantic import BaseModel
 
 from config.faults import value_at
 from config.sections import SECTIONS
-from tests.unit.test_every_key import STACKS, Keys, Values
+from tests.unit.config.test_every_key import STACKS, Keys, Values
 
 # Values that are wrong at most keys, by the kind of value that they replace.
 _ANYWHERE: tuple[Any, ...] = (None, [], {}, ["x"], {"x": 1}, "", True)

@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from components.encryption_keys import RETIRE, USE
 from tests.support.joining import TOKEN
 from tests.unit import libvirt, node, on_plane, restored
-from tests.unit import test_scripts_istio as mesh
 from tests.unit.boundaries import How
+from tests.unit.components.scripts import test_istio as mesh
 from tests.unit.kills import Case
 from tests.unit.libvirt import FIRST, FOLDER
 from tests.unit.machine import Machine, Result

@@ -7,8 +7,8 @@ ignores a shutdown (/deaf).
 
 import hashlib
 
+from tests.unit.components.scripts.test_kvm import UUID
 from tests.unit.machine import Machine, Result
-from tests.unit.test_scripts_kvm import UUID
 
 GUESTS = "/var/lib/guests"
 FOLDER = f"{GUESTS}/shop-worker-1"
