@@ -1,7 +1,8 @@
 # The lab, the tests and the checks; `nordmesh --help` lists the commands that work on a stack.
-# Everything runs in .venv, which `env` makes from requirements.lock.
+# Everything runs in .venv, which `env` makes from requirements.lock and lab/requirements.lock.
 STACK ?= local
 PYTHON := .venv/bin/python
+COMPILE := .venv/bin/uv pip compile --quiet --no-header --generate-hashes --python-version 3.11
 SCRIPTS := components/scripts/*.sh components/host/files/usr/local/lib/nordmesh/*.sh \
 	components/preflight/*.sh lab/*.sh tests/bench/*.sh \
 	tests/engine/*.sh .ci/run ci/*.sh cli/drift/*.sh
@@ -37,7 +38,7 @@ check: env ## formatting, types, layers, shell scripts and unit tests, in about 
 	.venv/bin/mypy .
 	.venv/bin/lint-imports
 	.venv/bin/shellcheck --external-sources $(SCRIPTS)
-	$(PYTHON) -m pytest -q -n auto tests/unit
+	$(PYTHON) -m pytest -q -n auto tests/unit lab/tests
 
 format: env ## format the Python code
 	.venv/bin/ruff check --fix .
@@ -57,9 +58,9 @@ mutate: env ## plant faults, and show how many `make check` catches: AREA=, COUN
 	$(PYTHON) -m tests.mutate $(if $(AREA),--area $(AREA)) --count $(or $(COUNT),20) \
 		--seed $(or $(SEED),1) $(if $(RESULTS),--results "$(RESULTS)") $(MUTATE_OPTIONS)
 
-deps: env ## pin what pyproject.toml asks for, with checksums, in requirements.lock
-	.venv/bin/uv pip compile --quiet --no-header --generate-hashes --python-version 3.11 \
-		--group lab --group dev --output-file requirements.lock pyproject.toml
+deps: env ## pin what pyproject.toml and lab/pyproject.toml ask for, with checksums, in their locks
+	$(COMPILE) --group dev --output-file requirements.lock pyproject.toml
+	$(COMPILE) --constraint requirements.lock --output-file lab/requirements.lock lab/pyproject.toml
 
 env:
 	@lab/bootstrap.sh

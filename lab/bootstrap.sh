@@ -1,6 +1,6 @@
 #!/usr/bin/env bash
-# Creates the Python environment .venv from requirements.lock; takes no time if it exists
-# already. Safe to run again after it was killed at any line.
+# Creates the Python environment .venv from the locks of nordmesh and of the lab; takes no time if it
+# exists already. Safe to run again after it was killed at any line.
 set -euo pipefail
 cd "$(dirname "$0")/.."
 
@@ -33,13 +33,13 @@ has_command() {
 make_environment() {
     .venv/bin/python -c 'import pip' 2>/dev/null || python3 -m venv --clear .venv
     .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
-        --require-hashes --requirement requirements.lock
+        --require-hashes --requirement requirements.lock --requirement lab/requirements.lock
     has_command || .venv/bin/python -m pip install --quiet --disable-pip-version-check --no-input \
         --no-index --no-deps --no-build-isolation --editable .
 }
 
 stamp=.venv/.requirements.sha256
-lock=$(sha256sum <requirements.lock)
+lock=$(cat requirements.lock lab/requirements.lock | sha256sum)
 is_made() { [[ -x .venv/bin/python && $(cat "$stamp" 2>/dev/null) == "$lock" ]] && has_command; }
 
 is_made && exit 0
@@ -47,7 +47,7 @@ can_make_venv || install_python
 exec 9<requirements.lock
 flock 9 # two `make` at once
 if ! is_made; then
-    echo "making the Python environment from requirements.lock"
+    echo "making the Python environment from requirements.lock and lab/requirements.lock"
     started=$SECONDS
     make_environment
     printf '%s\n' "$lock" >"$stamp"

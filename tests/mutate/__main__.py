@@ -116,7 +116,7 @@ class Run:
         if not self._quick:
             done = [*tests, "tests/unit/tests/test_mutate.py"]
             others = [f"--ignore={test}" for test in done]
-            yield "the other unit tests", ("pytest", "tests/unit", *others)
+            yield "the other unit tests", ("pytest", "tests/unit", "lab/tests", *others)
         if self._engine:
             yield "the engine tests", ("pytest", "tests/engine")
 

@@ -100,7 +100,7 @@ AREAS = {
     ),
     "cli/drift": Area(("cli/drift/*",), _unit("cli/test_drift*.py")),
     "policy": Area(("policy/**/*",), _unit("policy/test_*.py", "components/test_kvm.py")),
-    "lab": Area(("lab/*.py", "lab/*.sh"), _unit("lab/test_*.py")),
+    "lab": Area(("lab/*.py", "lab/*.sh"), ("lab/tests/test_*.py",)),
 }
 
 

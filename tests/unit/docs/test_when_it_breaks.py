@@ -19,13 +19,15 @@ from tests.support.paths import PROJECT
 
 _DOCUMENT = (PROJECT / "docs" / "when-it-breaks.md").read_text()
 _FOLDERS = ("ci", "cli", "components", "config", "lab", "policy", "stacks")
+_LAB_TESTS = PROJECT / "lab" / "tests"
 # A NordmeshError includes its path, reason and fix, so an entry is optional.
 _WITH_REMEDY = {NordmeshError.__name__}
 
 
 def sources(suffix: str) -> Iterator[Path]:
     for folder in _FOLDERS:
-        yield from sorted((PROJECT / folder).rglob(f"*{suffix}"))
+        files = sorted((PROJECT / folder).rglob(f"*{suffix}"))
+        yield from (path for path in files if not path.is_relative_to(_LAB_TESTS))
 
 
 def script_errors() -> Iterator[tuple[str, str]]:

@@ -15,11 +15,12 @@ echo "$*" >>"$(dirname "$0")/calls"
 
 @pytest.fixture
 def checkout(tmp_path: Path) -> Path:
-    """A checkout whose environment matches the lock and has this checkout's command."""
+    """A checkout whose environment matches the locks and has this checkout's command."""
     directory = tmp_path / "checkout"
     (directory / "lab").mkdir(parents=True)
     shutil.copy(PROJECT / "lab" / "bootstrap.sh", directory / "lab")
     (directory / "requirements.lock").write_text("lock")
+    (directory / "lab" / "requirements.lock").write_text(" of the lab")
     make_environment(directory / ".venv", directory)
     return directory
 
@@ -32,7 +33,7 @@ def make_environment(folder: Path, command_of: Path) -> None:
     (folder / "bin" / "python").write_text(PYTHON)
     (folder / "bin" / "python").chmod(0o755)
     digest = subprocess.run(
-        ["sha256sum"], input="lock", capture_output=True, text=True, check=True
+        ["sha256sum"], input="lock of the lab", capture_output=True, text=True, check=True
     ).stdout
     (folder / ".requirements.sha256").write_text(digest)
 
@@ -53,9 +54,10 @@ def test_a_moved_checkout_reinstalls_its_command(checkout: Path, tmp_path: Path)
     assert "--editable ." in run(moved)
 
 
-def test_a_changed_lock_installs_its_packages(checkout: Path) -> None:
-    (checkout / "requirements.lock").write_text("another")
-    assert "--requirement requirements.lock" in run(checkout)
+@pytest.mark.parametrize("lock", ["requirements.lock", "lab/requirements.lock"])
+def test_a_changed_lock_installs_its_packages(checkout: Path, lock: str) -> None:
+    (checkout / lock).write_text("another")
+    assert f"--requirement {lock}" in run(checkout)
 
 
 def test_another_checkouts_environment_keeps_its_command(checkout: Path, tmp_path: Path) -> None:
