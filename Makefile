@@ -47,8 +47,8 @@ format: env ## format the Python code
 golden: env ## write the golden files anew, for review in the diff
 	UPDATE_GOLDEN=1 $(PYTHON) -m pytest -q $$(grep -rlE "support.golden import .*check" tests/unit)
 
-bench: env ## times of `pulumi up`, beside the same steps done by hand; BEFORE=revision: beside that one
-	$(PYTHON) -m tests.bench $(if $(BEFORE),--before "$(BEFORE)")
+bench: env ## times of `pulumi up`, beside the same steps done by hand; ONLY=planes or node; BEFORE=revision: beside that one
+	$(PYTHON) -m tests.bench $(if $(ONLY),--only "$(ONLY)") $(if $(BEFORE),--before "$(BEFORE)")
 
 soak: env ## scripts interrupted at each command (SHARD=1/1), then builds cut at moments: SEEDS=30, FIRST=1
 	$(PYTHON) -m tests.kills --shard $(or $(SHARD),1/1)

@@ -8,7 +8,7 @@ import time
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import NamedTemporaryFile
 
@@ -44,6 +44,21 @@ class BenchLab:
         directory = self.project.directory
         return load(services.read_stack(directory, STACK), project_dir=directory)
 
+    def with_nodes(self, planes: int, workers: int) -> "BenchLab":
+        """Write as many nodes into the stack file. The lab must have no machines."""
+        kinds = (("cp", "control-plane", 1, planes), ("worker", "worker", 2, workers))
+        with self.project.config() as config:
+            config["nordmesh:machines"]["nodes"] = {
+                f"{prefix}-{number}": {
+                    "provider": "container",
+                    "role": role,
+                    "address": f"{NETWORK}.{tens}{number}",
+                }
+                for prefix, role, tens, count in kinds
+                for number in range(1, count + 1)
+            }
+        return replace(self, lab=services.read_lab(self.project.directory, STACK))
+
     def boot(self) -> None:
         """Create nodes without Kubernetes and wait until they accept SSH."""
         with ThreadPoolExecutor() as pool:
@@ -62,8 +77,8 @@ class BenchLab:
         )
 
     def kubeconfig(self) -> str:
-        """Fetch the admin kubeconfig from the control plane, even if Pulumi did not create it."""
-        ((_, node),) = self.config.machines.control_planes
+        """Fetch the admin kubeconfig from a control plane, even if Pulumi did not create it."""
+        _, node = self.config.machines.control_planes[0]
         admin = yaml.safe_load(self.project.ssh(node.address, "cat /etc/kubernetes/admin.conf"))
         user = admin["users"][0]["user"]
         credentials = {

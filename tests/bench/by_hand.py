@@ -2,14 +2,14 @@
 
 import json
 import shlex
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
 from components import node
 from components.host.table import registry_hosts
 from components.machines import Machine
-from components.manifests import hardening, istio_operator, kubeadm, mtls, routes
+from components.manifests import coredns, hardening, istio_operator, kubeadm, mtls, routes
 from components.manifests.flannel import flannel
 from components.manifests.metrics_server import metrics_api, metrics_server
 from components.node import NodeArgs
@@ -18,6 +18,7 @@ from components.remote.script import Connection, PrivateKey
 from components.rollout import Rollout
 from config import ROOT_NAMESPACE, Mesh, StackConfig, catalogue
 from config.catalogue import Binaries
+from config.machines import AnyNode
 from tests.bench.bench_lab import BenchLab
 
 SCRIPT = Path(__file__).with_name("by_hand.sh")
@@ -44,6 +45,7 @@ def write_files(lab: BenchLab, directory: Path) -> dict[str, str]:
         "audit-policy.yaml": hardening.audit_policy(),
         "encryption.yaml": json.dumps(_ENCRYPTION),
         "kubeadm-init.yaml": kubeadm.to_yaml(_init_documents(config)),
+        "coredns.yaml": kubeadm.to_yaml([coredns.spread()]),
         "flannel.yaml": kubeadm.to_yaml(
             flannel(
                 pod_cidr=config.kubernetes.pod_cidr,
@@ -63,20 +65,21 @@ def write_files(lab: BenchLab, directory: Path) -> dict[str, str]:
         files[f"prepare-{name}.sh"] = _prepare_script(config, binaries, name)
     for name, text in files.items():
         (directory / name).write_text(text)
-    ((cp_name, cp),) = config.machines.control_planes
-    ((worker_name, worker),) = config.machines.workers
     return {
-        "CP_ADDRESS": cp.address,
-        "CP_NAME": cp_name,
+        "CONTROL_PLANES": _addresses(config.machines.control_planes),
+        "ENDPOINT": config.kubernetes.endpoint,
         "FILES": str(directory),
         "ISTIOCTL_SHA256": binaries.istioctl.sha256,
         "ISTIOCTL_URL": binaries.istioctl.source(config.artifacts.mirror),
         "KNOWN_HOSTS": str(directory / "known_hosts"),
         "REVISION": istio.revision,
         "SSH_KEY": str(lab.lab.directory / "id_ed25519"),
-        "WORKER_ADDRESS": worker.address,
-        "WORKER_NAME": worker_name,
+        "WORKERS": _addresses(config.machines.workers),
     }
+
+
+def _addresses(nodes: Iterable[tuple[str, AnyNode]]) -> str:
+    return " ".join(f"{name}={node.address}" for name, node in nodes)
 
 
 def _binaries(lab: BenchLab) -> Binaries:
@@ -91,7 +94,7 @@ def _versions(config: StackConfig) -> tuple[str, str]:
 
 
 def _init_documents(config: StackConfig) -> list[dict[str, Any]]:
-    ((name, cp),) = config.machines.control_planes
+    name, cp = config.machines.control_planes[0]
     release = catalogue.KUBERNETES[config.kubernetes.version]
     return [
         kubeadm.init_document(name=name, address=cp.address),

@@ -1,8 +1,8 @@
 #!/usr/bin/env bash
 # The cluster and the mesh of a stack without Pulumi: the usual commands over plain ssh, one after
-# another. Reads: CP_NAME CP_ADDRESS WORKER_NAME WORKER_ADDRESS SSH_KEY KNOWN_HOSTS ISTIOCTL_URL
-# ISTIOCTL_SHA256 REVISION, and FILES, the directory of what by_hand.py rendered.
-# Prints "== NAME" at the start of each step.
+# another. Reads: CONTROL_PLANES and WORKERS (NAME=ADDRESS, separated by spaces) ENDPOINT SSH_KEY
+# KNOWN_HOSTS ISTIOCTL_URL ISTIOCTL_SHA256 REVISION, and FILES, the directory of what by_hand.py
+# rendered. Prints "== NAME" at the start of each step.
 set -euo pipefail
 
 step() { printf '== %s\n' "$*"; }
@@ -21,50 +21,88 @@ prepare() {
 # ready NAME: waits until a node is Ready; it may not have come up in the API yet.
 ready() {
     step "wait until $1 is Ready"
-    on "$CP_ADDRESS" "until kubectl wait --for=condition=Ready node/$1 --timeout=300s; do sleep 0.3; done"
+    on "$first" "until kubectl wait --for=condition=Ready node/$1 --timeout=300s; do sleep 0.3; done"
 }
 
-prepare "$CP_NAME" "$CP_ADDRESS"
-prepare "$WORKER_NAME" "$WORKER_ADDRESS"
+# write_policy ADDRESS: writes the audit policy, which the API server reads.
+write_policy() {
+    on "$1" 'mkdir -p /etc/kubernetes/audit && cat >/etc/kubernetes/audit/policy.yaml' <"$FILES/audit-policy.yaml"
+}
+
+# join_plane NAME ADDRESS: joins a control plane. etcd is not checked before: the other firewalls accept this
+# machine's connections to it only once its node is in the cluster.
+join_plane() {
+    local keys
+    step "kubeadm join $1"
+    write_policy "$2"
+    keys=$(on "$first" 'cat /etc/kubernetes/pki/encryption.yaml')
+    on "$2" 'umask 077 && mkdir -p /etc/kubernetes/pki && cat >/etc/kubernetes/pki/encryption.yaml' <<<"$keys"
+    # Until it has its own API server, the endpoint's name leads to the first one.
+    on "$2" "sed -i '1i $first $ENDPOINT # by hand' /etc/hosts &&
+        $join --control-plane --certificate-key $certificates --apiserver-advertise-address $2 \
+            --node-name $1 --skip-phases preflight,check-etcd &&
+        sed -i '/# by hand\$/d' /etc/hosts"
+    ready "$1"
+}
+
+# join_worker NAME ADDRESS
+join_worker() {
+    step "kubeadm join $1"
+    on "$2" "bash /usr/local/lib/nordmesh/endpoint.sh ${planes[*]#*=} &&
+        $join --node-name $1 --skip-phases preflight"
+    ready "$1"
+}
+
+read -ra planes <<<"$CONTROL_PLANES"
+read -ra rest <<<"$WORKERS"
+first=${planes[0]#*=}
+
+for node in "${planes[@]}" "${rest[@]}"; do prepare "${node%=*}" "${node#*=}"; done
 
 step "kubeadm init"
-on "$CP_ADDRESS" 'mkdir -p /etc/kubernetes/audit /etc/kubernetes/nordmesh-patches &&
-    cat >/etc/kubernetes/audit/policy.yaml' <"$FILES/audit-policy.yaml"
+write_policy "$first"
 # shellcheck disable=SC2016 # the key is made there
-on "$CP_ADDRESS" 'umask 077 && mkdir -p /etc/kubernetes/pki && key=$(head -c 32 /dev/urandom | base64) &&
+on "$first" 'umask 077 && mkdir -p /etc/kubernetes/{pki,nordmesh-patches} && key=$(head -c 32 /dev/urandom | base64) &&
     sed "s,@KEY@,$key," >/etc/kubernetes/pki/encryption.yaml' <"$FILES/encryption.yaml"
-on "$CP_ADDRESS" 'cat >/root/kubeadm.yaml && kubeadm init --config /root/kubeadm.yaml --skip-token-print' \
+on "$first" 'cat >/root/kubeadm.yaml && kubeadm init --config /root/kubeadm.yaml --skip-token-print' \
     <"$FILES/kubeadm-init.yaml"
 # Made now, as kubeadm init does by default: a join waits for a token that is new.
-join=$(on "$CP_ADDRESS" 'kubeadm token create --ttl 10m --print-join-command')
+join=$(on "$first" 'kubeadm token create --ttl 1h --print-join-command')
+if [ "${#planes[@]}" -gt 1 ]; then
+    step "kubeadm upload-certs"
+    certificates=$(on "$first" 'kubeadm init phase upload-certs --upload-certs --config /root/kubeadm.yaml')
+    certificates=$(grep -xE '[0-9a-f]{64}' <<<"$certificates")
+fi
 
 step "apply flannel"
-on "$CP_ADDRESS" 'kubectl apply -f -' <"$FILES/flannel.yaml"
+on "$first" 'kubectl apply -f -' <"$FILES/flannel.yaml"
 step "apply metrics-server"
-on "$CP_ADDRESS" 'kubectl apply -f -' <"$FILES/metrics-server.yaml"
-ready "$CP_NAME"
+on "$first" 'kubectl apply -f -' <"$FILES/metrics-server.yaml"
+ready "${planes[0]%=*}"
 
-step "kubeadm join"
-on "$WORKER_ADDRESS" "bash /usr/local/lib/nordmesh/endpoint.sh $CP_ADDRESS && $join --node-name $WORKER_NAME --skip-phases preflight"
-ready "$WORKER_NAME"
+for node in "${planes[@]:1}"; do join_plane "${node%=*}" "${node#*=}"; done
+for node in "${rest[@]}"; do join_worker "${node%=*}" "${node#*=}"; done
+step "spread CoreDNS"
+# A part of the Deployment, which alone would not be valid.
+on "$first" 'kubectl apply --server-side --force-conflicts --validate=false -f -' <"$FILES/coredns.yaml"
 
 step "download istioctl"
-on "$CP_ADDRESS" "curl --fail --silent --show-error --location --output /root/istioctl.tar.gz '$ISTIOCTL_URL' &&
+on "$first" "curl --fail --silent --show-error --location --output /root/istioctl.tar.gz '$ISTIOCTL_URL' &&
     echo '$ISTIOCTL_SHA256  /root/istioctl.tar.gz' | sha256sum --check --quiet &&
     tar -xzf /root/istioctl.tar.gz -C /usr/local/bin istioctl"
 step "istioctl precheck"
-on "$CP_ADDRESS" "istioctl experimental precheck --revision $REVISION"
+on "$first" "istioctl experimental precheck --revision $REVISION"
 for document in istio-control-plane istio-gateways; do
     step "istioctl install $document"
-    on "$CP_ADDRESS" "cat >/root/$document.yaml &&
+    on "$first" "cat >/root/$document.yaml &&
         istioctl install --skip-confirmation --readiness-timeout 8m --filename /root/$document.yaml" \
         <"$FILES/$document.yaml"
 done
 step "istioctl tag"
-on "$CP_ADDRESS" "istioctl tag set default --revision $REVISION --overwrite"
+on "$first" "istioctl tag set default --revision $REVISION --overwrite"
 step "istioctl verify-install"
-on "$CP_ADDRESS" 'istioctl verify-install --filename /root/istio-control-plane.yaml &&
+on "$first" 'istioctl verify-install --filename /root/istio-control-plane.yaml &&
     istioctl verify-install --filename /root/istio-gateways.yaml'
 
 step "apply the mesh policy"
-on "$CP_ADDRESS" 'kubectl apply -f -' <"$FILES/mesh.yaml"
+on "$first" 'kubectl apply -f -' <"$FILES/mesh.yaml"
