@@ -36,6 +36,7 @@ OWN_LABS = (
         "test_two_addresses.py",
         "test_cuts.py",
         "test_killed.py",
+        "test_killed_planes.py",
         "test_replaced_planes.py",
     ),
 )

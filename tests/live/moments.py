@@ -1,14 +1,14 @@
 """Wait for moments of a `pulumi up`, recognised by the processes on a node."""
 
-import os
-import signal
 import subprocess
 import time
 from collections.abc import Iterator
 from contextlib import suppress
+from pathlib import Path
 
 from lab.stack import Stack, remove_empty_attributes
 from tests.live.harness import Project, command_lines
+from tests.support.killed_runs import descendants, kill_each, kill_with_descendants
 
 _SECONDS = 300
 
@@ -34,21 +34,25 @@ def kill_in_the_middle(
     wait_for_program(process, arguments, on=project.bridge)
     time.sleep(seconds)
     assert process.poll() is None
-    # Plugins and the program have their own process groups, so they would survive.
-    started = list(_started_by(process.pid))
-    os.killpg(process.pid, signal.SIGKILL)
-    for pid in started:
-        with suppress(ProcessLookupError):
-            os.kill(pid, signal.SIGKILL)
-    process.wait()
+    kill_with_descendants(process)
+    remove_incomplete_files(project)
+
+
+def remove_incomplete_files(project: Project) -> None:
+    """Remove those that a killed run has left beside its state."""
     remove_empty_attributes(Stack(project=project.directory, name=project.stack).state_file())
 
 
-def _started_by(pid: int) -> Iterator[int]:
-    """Return all descendants of a process."""
-    children = subprocess.run(
-        ["pgrep", "--parent", str(pid)], capture_output=True, text=True, check=False
-    ).stdout.split()
-    for child in map(int, children):
-        yield child
-        yield from _started_by(child)
+def kill_sessions(project: Project) -> None:
+    """Kill the SSH sessions on the machines of a lab, and what runs in them."""
+    for session in list(_sessions(project.bridge)):
+        kill_each([session, *descendants(session)])
+
+
+def _sessions(bridge: str) -> Iterator[int]:
+    for process in Path("/proc").glob("[0-9]*"):
+        # A process may exit in the meantime.
+        with suppress(OSError):
+            is_in_lab = f"nordmesh.{bridge}." in (process / "cgroup").read_text()
+            if is_in_lab and (process / "cmdline").read_bytes().startswith(b"sshd: root"):
+                yield int(process.name)

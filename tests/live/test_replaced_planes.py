@@ -39,13 +39,18 @@ done
 @pytest.fixture(scope="module")
 def project() -> Iterator[Project]:
     with lab_project("replaced", bridge="nordmesh-rpl", network=NETWORK) as project:
-        set_nodes(project, *FIRST)
-        project.start_services()
-        project.make_stack()
-        project.up()
-        with project.cluster() as cluster:
-            serve(cluster)
+        build(project)
         yield project
+
+
+def build(project: Project) -> None:
+    """Build the FIRST control planes and two workers, with the Service that is called."""
+    set_nodes(project, *FIRST)
+    project.start_services()
+    project.make_stack()
+    project.up()
+    with project.cluster() as cluster:
+        serve(cluster)
 
 
 def set_nodes(project: Project, *planes: str, gone: str = "", workers: int = 2) -> None:

@@ -31,6 +31,7 @@ from components.remote.node_command import FOLDER
 from config import catalogue
 from config.preflight import CHECKS
 from lab import paths, toolchain
+from lab.stack import remove_empty_attributes
 from tests.engine.deployed import Deployed, credentials
 from tests.support.program import copy_program
 from tests.support.ssh_way import Listener, original_destination, redirected
@@ -418,6 +419,25 @@ class Fleet:
             stdout=subprocess.DEVNULL,
             stderr=subprocess.DEVNULL,
         )
+
+    def start_up(self, log: Path) -> "subprocess.Popen[bytes]":
+        """Start `pulumi up` in its own process group; append its output to a file."""
+        with log.open("ab") as file:
+            return subprocess.Popen(
+                ["pulumi", "up", "--yes", "--skip-preview", "--non-interactive", "--color=never"],
+                cwd=self._directory,
+                env=self._environment,
+                stdin=subprocess.DEVNULL,
+                stdout=file,
+                stderr=file,
+                start_new_session=True,
+            )
+
+    def cancel(self) -> None:
+        """Remove what a killed run has left: its lock, and incomplete files beside the state."""
+        for state in self._directory.glob(f"backend/.pulumi/stacks/*/{STACK}.json"):
+            remove_empty_attributes(state)
+        self._pulumi("cancel", "--yes")
 
     def _pulumi(self, *arguments: str, stdin: str = "") -> str:
         result = self.run(*arguments, stdin=stdin)
