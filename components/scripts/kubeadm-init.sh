@@ -31,7 +31,7 @@ allow_workloads() {
 create_cluster() {
     [ ! -f "$JOINING" ] || fail cluster-lost "this machine has begun to join a cluster that no other control plane has" \
         "kubeadm would create an empty cluster beside it" \
-        "put the control plane that has the cluster back into the stack file; if it is lost for good, run \`kubeadm reset\` on this machine"
+        "put the control plane that has the cluster back into the stack file; if it is lost for good, run \`kubeadm reset\` on this machine, and remove /etc/kubernetes"
     mkdir -p /etc/kubernetes
     touch "$STARTED"
     # Before the API server starts, so that no Secret is ever written in the clear. A snapshot without keys has
@@ -60,7 +60,7 @@ refuse_removed() {
     grep -qs "$REMOVED" /var/log/pods/kube-system_etcd-*/etcd/*.log || return 0
     fail removed-from-etcd "this machine came back after it was taken out of the cluster" \
         "etcd has removed its member for good; what the machine has is old" \
-        "run \`kubeadm reset\` on this machine and remove /var/lib/etcd; then run \`pulumi up\` again: it joins as a new one"
+        "run \`kubeadm reset\` on this machine, and remove /etc/kubernetes and /var/lib/etcd/member; then run \`pulumi up\` again: it joins as a new one"
 }
 
 single_run

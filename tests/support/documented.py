@@ -37,7 +37,7 @@ COMMANDS = ("sh", "console")
 # Programs that commands may start with, besides files of this project.
 _PROGRAMS = {
     *(".", "age", "age-keygen", "base64", "cat", "cd", "cp", "cut", "export", "git", "gpg", "head"),
-    *("istioctl", "jq", "kubectl", "make", "mkdir", "openssl", "pg_dump", "pg_restore"),
+    *("istioctl", "jq", "kubeadm", "kubectl", "make", "mkdir", "openssl", "pg_dump", "pg_restore"),
     *("promtool", "psql", "pulumi", "python", "rm", "scp", "ssh", "ssh-keygen", "umask", "unset"),
 }
 _LEFT_OUT = shutil.ignore_patterns(".git", ".lab", ".venv", ".*_cache", "__pycache__")

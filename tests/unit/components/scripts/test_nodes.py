@@ -17,6 +17,7 @@ from components.manifests import kubeadm
 from components.membership import INIT
 from components.remote.node_command import FOLDER, Script, text_alone, text_of
 from config import Kubernetes, catalogue
+from tests.support import documented
 from tests.support.joining import HANDED, TOKEN, handing_over
 from tests.unit.machine import Machine, Result
 from tests.unit.node import ENDPOINT_PROGRAM, KEYS, KUBEADM_PHASES, encoded, with_endpoint_program
@@ -751,6 +752,84 @@ def test_a_machine_that_came_back_after_its_removal_is_recognised(
     assert "[removed-from-etcd]" in result.stderr
     assert "`kubeadm reset`" in result.stderr
     assert files(kubernetes) == before
+
+
+# What kubeadm 1.23 removes, except mounts, containers and the data of etcd.
+KUBEADM_RESET = """
+kubeadm() {
+    [ "$*" = "reset --force" ] || return
+    rm -rf /etc/kubernetes/{manifests,pki}/* /var/lib/{kubelet,cni}/* /var/run/kubernetes
+    rm -f /etc/kubernetes/{admin,kubelet,bootstrap-kubelet,controller-manager,scheduler}.conf
+}
+"""
+
+
+def clear(machine: Machine) -> None:
+    """Run the commands of docs/when-it-breaks.md that clear a machine."""
+    (block,) = (
+        block
+        for block in documented.blocks("docs/when-it-breaks.md")
+        if block.is_tried_with("tests/unit/components/scripts/test_nodes.py")
+    )
+    result = machine.shell(KUBEADM_RESET + block.commands)
+    assert result.status == 0, result.stderr
+    for path in ("/api-down", "/kubelet-runs"):
+        machine.path(path).unlink(missing_ok=True)
+
+
+def came_back(machine: Machine, pki: Pki) -> None:
+    initialised(machine, pki)
+    log = "/var/log/pods/kube-system_etcd-cp-1_0/etcd/0.log"
+    machine.write(log, '"error":"the member has been permanently removed from the cluster"\n')
+    machine.write("/api-down", "")
+
+
+def has_two_clusters(machine: Machine, _pki: Pki) -> None:
+    machine.write("/etc/kubernetes/nordmesh-started", "")
+    machine.write("/var/lib/etcd/member/wal", "data")
+
+
+def has_lost_cluster(machine: Machine, _pki: Pki) -> None:
+    machine.write("/etc/kubernetes/nordmesh-joining", "")
+
+
+@pytest.mark.parametrize(
+    ("make", "code", "joins"),
+    [
+        (came_back, "removed-from-etcd", True),
+        (has_two_clusters, "two-clusters", True),
+        (has_lost_cluster, "cluster-lost", False),
+        (
+            lambda machine, pki: initialised(machine, pki, name="cp-9"),
+            "another-node",
+            True,
+        ),
+    ],
+)
+def test_a_control_plane_that_is_cleared_is_a_new_machine(
+    joining: Machine, pki: Pki, make: Callable[[Machine, Pki], object], code: str, joins: bool
+) -> None:
+    make(joining, pki)
+    handed = offer(pki) if joins else INIT
+    assert f"[{code}]" in init(joining, handed=handed).stderr
+    clear(joining)
+    assert member_state(joining) == "none"
+    result = init(joining, handed=handed)
+    assert result.status == 0, result.stderr
+    assert bool(joining.calls("kubeadm join")) == joins
+
+
+def test_a_worker_that_is_cleared_can_be_reset_without_the_cluster(
+    kubernetes: Machine, pki: Pki
+) -> None:
+    joined(kubernetes, pki)
+    kubernetes.write("/api-down", "")
+    silent = reset(kubernetes, allow=False, cluster=pki, API_SECONDS="1")
+    assert "[api-server-silent]" in silent.stderr
+    clear(kubernetes)
+    kubernetes.write("/api-down", "")
+    result = reset(kubernetes, allow=False, cluster=pki, API_SECONDS="1")
+    assert result.status == 0, result.stderr
 
 
 def member_state(machine: Machine) -> str:
