@@ -10,7 +10,16 @@ from components import control_plane
 from components.remote import node_command
 from config import StackConfig, catalogue
 from config.warnings import warnings
-from tests.support.mocked import HOST_KEY, Recorder, changed, config, kubernetes_objects, node, run
+from tests.support.mocked import (
+    HOST_KEY,
+    Recorder,
+    base_sections,
+    changed,
+    config,
+    kubernetes_objects,
+    node,
+    run,
+)
 
 
 @pytest.fixture(scope="module")
@@ -366,3 +375,25 @@ def test_a_sudo_user_runs_scripts_as_root() -> None:
     recorder, _ = run(config(machines=machines))
     command = recorder.inputs("remote:Command", "worker-1-prepare")["create"]
     assert command.startswith("sudo -n timeout ")
+
+
+@pytest.mark.parametrize("count", [5, 50])
+def test_a_node_more_costs_its_own_resources_alone(count: int) -> None:
+    """The same among few nodes and among many; tests/engine/test_fleet.py counts the commands."""
+
+    def platform(workers: int) -> Recorder:
+        nodes = {"cp-1": node("control-plane", "192.0.2.1")}
+        nodes |= {f"worker-{n}": node("worker", f"192.0.2.{n + 1}") for n in range(1, workers + 1)}
+        recorder, _ = run(config(**base_sections() | {"machines": {"nodes": nodes}}))
+        return recorder
+
+    before, after = platform(count - 1), platform(count)
+    new = f"worker-{count}"
+    assert sorted(name for _, name in after.resources.keys() - before.resources.keys()) == [
+        new,
+        new,
+        f"{new}-join",
+        f"{new}-prepare",
+        f"{new}-ready",
+    ]
+    assert changed(before, after) == []
