@@ -2,8 +2,9 @@
 
 from collections.abc import Iterator
 
-from config import StackConfig
+from config import StackConfig, ports
 from config.errors import Problem
+from config.observability import MONITORING_NAMESPACE
 from config.sections import Sections
 
 _PATH = ("mesh", "networkPolicy")
@@ -53,10 +54,16 @@ def warnings(config: StackConfig) -> Iterator[str]:
         )
         return
     yield (
-        "mesh.networkPolicy: these may still send data to any host: pods on hostNetwork, programs "
-        "on the nodes, pods of namespaces that are not in mesh.namespaces, and DNS queries through "
+        "mesh.networkPolicy: these may still send data to any host: pods on hostNetwork, "
+        "privileged pods, programs on the nodes, pods of namespaces that are not in "
+        "mesh.namespaces, pods that send in the name of one of those, and DNS queries through "
         "CoreDNS"
     )
+    if config.observability.enabled:
+        yield (
+            f"mesh.networkPolicy: pods in {MONITORING_NAMESPACE} may connect to ports "
+            f"{ports.KUBELET} and {ports.ETCD_METRICS} of any host, where Prometheus scrapes nodes"
+        )
     for name, host in mesh.egress.hosts.items():
         if host.through == "direct" and not host.addresses:
             numbers = ", ".join(str(port.number) for port in host.ports)

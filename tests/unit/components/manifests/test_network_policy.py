@@ -300,7 +300,10 @@ def open_ways(hosts: Mapping[str, Any], **edits: Any) -> Iterator[str]:
 
 def test_ways_that_stay_open_are_named_in_the_preview() -> None:
     (line,) = open_ways({"partner": HOST})
-    for way in ("hostNetwork", "programs on the nodes", "not in mesh.namespaces", "CoreDNS"):
+    for way in (
+        *("hostNetwork", "privileged pods", "programs on the nodes", "not in mesh.namespaces"),
+        *("in the name of", "CoreDNS"),
+    ):
         assert way in line
     direct = HOST | {"through": "direct"}
     _, line = open_ways({"partner": direct})
@@ -315,6 +318,8 @@ def test_ways_that_stay_open_are_named_in_the_preview() -> None:
     kubernetes = config().model_dump(by_alias=True)["kubernetes"] | {"kubeProxy": {"mode": "ipvs"}}
     _, line = open_ways({"partner": HOST}, kubernetes=kubernetes)
     assert "a new pod may call Services before its policies are in effect" in line
+    _, line = open_ways({"partner": HOST}, observability={"prometheus": {"enabled": True}})
+    assert all(word in line for word in ("pods in monitoring", "10250", "2381")), line
 
 
 def test_a_list_that_only_proxies_enforce_is_named_in_the_preview() -> None:
