@@ -37,8 +37,9 @@ COMMANDS = ("sh", "console")
 # Programs that commands may start with, besides files of this project.
 _PROGRAMS = {
     *(".", "age", "age-keygen", "base64", "cat", "cd", "cp", "cut", "export", "git", "gpg", "head"),
-    *("istioctl", "jq", "kubeadm", "kubectl", "make", "mkdir", "openssl", "pg_dump", "pg_restore"),
-    *("promtool", "psql", "pulumi", "python", "rm", "scp", "ssh", "ssh-keygen", "umask", "unset"),
+    *("istioctl", "jq", "kubeadm", "kubectl", "make", "mkdir", "openssl", "pg_dump"),
+    *("pg_restore", "printf", "promtool", "psql", "pulumi", "python", "rm", "scp", "ssh"),
+    *("ssh-keygen", "systemctl", "umask", "unset"),
 }
 _LEFT_OUT = shutil.ignore_patterns(".git", ".lab", ".venv", ".*_cache", "__pycache__")
 _FENCE = re.compile(r"^(?P<indent> *)```(?P<language>\S*)\s*$")
@@ -158,7 +159,7 @@ def _only_a_file(words: list[str]) -> bool:
     return (len(words) == 1 and words[0].startswith(("~", "$"))) or Path(words[0]).suffix in _DATA
 
 
-_DATA = (".json", ".md", ".pub", ".txt", ".yaml")
+_DATA = (".crt", ".json", ".md", ".pub", ".restart", ".txt", ".yaml")
 
 
 def stale(block: Block) -> Iterator[str]:
