@@ -21,9 +21,13 @@ from tests.engine.api_server import ApiServer, serving
 from tests.engine.conftest import wait_until
 
 NODE, NODE_ADDRESS, GATEWAY = "worker-1", "192.0.2.11", "192.0.2.1"
-POD_CIDR, REMOTE_POD = "10.244.1.0/24", "10.244.2.9"
-OUTSIDE, LISTED = "203.0.113.7", "203.0.113.50"
-_ADDRESSES = (OUTSIDE, LISTED)
+POD_CIDR, REMOTE_POD, REMOTE_NODE = "10.244.1.0/24", "10.244.2.9", "10.244.2.1"
+OUTSIDE, LISTED, METADATA = "203.0.113.7", "203.0.113.50", "169.254.169.254"
+SECOND_API_SERVER, OTHER_NODE = "192.0.2.12", "192.0.2.13"
+# Hosts outside have every address of these networks.
+_NETWORKS, _NETWORK_6 = ("203.0.113.0/24", f"{METADATA}/32"), "2001:db8:ff::/64"
+# The same at both ends: without ARP, a frame goes to the address that it comes from.
+_OVERLAY = "address 02:00:00:00:00:01"
 # Accepts connections on all ports that it is given, and answers nothing.
 _LISTEN = """
 import socket, sys, time
@@ -125,19 +129,36 @@ class PodNetwork:
             "link add cni0 type bridge",
             "address add 10.244.1.1/24 dev cni0",
             "link set cni0 up",
-            f"link add flannel.1 type veth peer name overlay netns {self.outside.pid}",
+            f"link add flannel.1 {_OVERLAY} type veth"
+            f" peer name overlay {_OVERLAY} netns {self.outside.pid}",
             "address add 10.244.1.0/32 dev flannel.1",
             "link set flannel.1 arp off up",
             "route add 10.244.2.0/24 dev flannel.1",
         )
         self.outside.ip(f"address add {GATEWAY}/24 dev eth0", "link set eth0 up")
         self.outside.ip("link set overlay up")
-        self.outside.ip(*(f"address add {address}/32 dev lo" for address in _ADDRESSES))
+        for address in (SECOND_API_SERVER, OTHER_NODE):
+            self.outside.ip(f"address add {address}/24 dev eth0")
+        self.outside.ip(*(f"route add local {network} dev lo" for network in _NETWORKS))
         self.outside.ip(f"route add {POD_CIDR} via {NODE_ADDRESS}")
-        for key in ("ip_forward=1", "conf.all.rp_filter=0", "conf.eth0.rp_filter=0"):
+        self._use_ipv6()
+        for key in ("ip_forward=1", *(f"conf.{x}.rp_filter=0" for x in ("all", "eth0", "cni0"))):
             self.node.must("sysctl", "-q", "-w", f"net.ipv4.{key}")
         self.outside.must("nft", "-f", "-", stdin=_COUNTERS)
         self.server.kubectl("create", "--filename", "-", stdin=json.dumps(_node()))
+
+    def _use_ipv6(self) -> None:
+        self.node.must("sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=1")
+        self.node.ip(
+            "-6 address add 2001:db8::11/64 dev eth0 nodad",
+            "-6 address add fd00:1::1/64 dev cni0 nodad",
+            "-6 route add default via 2001:db8::1",
+        )
+        self.outside.ip(
+            "-6 address add 2001:db8::1/64 dev eth0 nodad",
+            f"-6 route add local {_NETWORK_6} dev lo",
+            "-6 route add fd00:1::/64 via 2001:db8::11",
+        )
 
     def _space(self) -> Space:
         held = subprocess.Popen(["unshare", "--net", "sleep", "infinity"])
@@ -156,8 +177,13 @@ class PodNetwork:
             f"link set {name} master cni0",
             f"link set {name} up",
         )
-        space.ip(f"address add {address}/24 dev eth0", "link set eth0 up",
-                 "route add default via 10.244.1.1")  # fmt: skip
+        space.ip(
+            f"address add {address}/24 dev eth0",
+            "link set eth0 up",
+            "route add default via 10.244.1.1",
+            f"-6 address add fd00:1::{address.rpartition('.')[2]}/64 dev eth0 nodad",
+            "-6 route add default via fd00:1::1",
+        )
         return space
 
     def register(self, namespace: str, name: str, address: str, labels: Mapping[str, str]) -> None:
@@ -203,6 +229,16 @@ class PodNetwork:
         members = f"define members = {{ {NODE_ADDRESS} }}"
         text = text.replace('include "/etc/nordmesh/members.nft"', members)
         self.node.must("nft", "-f", "-", stdin=text)
+
+    @contextmanager
+    def cleaned(self) -> Iterator[None]:
+        """Remove the rules of kube-router in the end, also after a failure."""
+        try:
+            yield
+        finally:
+            for program in ("iptables-legacy", "iptables-nft"):
+                for what in ("--flush", "--delete-chain"):
+                    self.node.must(program, what)
 
     @contextmanager
     def kube_router(self, *flags: str, with_nft: bool = False) -> Iterator[None]:

@@ -2,8 +2,10 @@
 
 import json
 import shlex
-from collections.abc import Iterator
-from contextlib import ExitStack
+import time
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass
 
 import pytest
 import yaml
@@ -11,13 +13,17 @@ import yaml
 from components.host.templates import render
 from components.manifests import Manifest
 from config import Mesh
-from tests.engine.conftest import wait_until
+from tests.engine.leaving import OPEN, TRIED, Leaving
 from tests.engine.pod_network import LISTED, OUTSIDE, REMOTE_POD, PodNetwork, Space
 from tests.support.golden import GOLDEN
+from tests.support.ways_out import MONITOR, NEW_POD, OTHER_POD, POD, SIDECAR_USER, Sender
 from tests.unit.components.manifests.test_network_policy import HOST, policies_of
 
 CALLER, SERVICE, JOB, DNS = "10.244.1.11", "10.244.1.12", "10.244.1.13", "10.244.1.14"
+PROMETHEUS, NEW = "10.244.1.15", "10.244.1.49"
+MORE_NEW = tuple(f"10.244.1.{x}" for x in range(50, 250))
 PORT = 8080
+_SECONDS = 120
 MESH = Mesh.model_validate(
     {
         "namespaces": {"shop": {}},
@@ -57,7 +63,8 @@ def namespaces(*names: str) -> list[Manifest]:
 def network(tmp_path_factory: pytest.TempPathFactory) -> Iterator[PodNetwork]:
     with ExitStack() as stack:
         made = PodNetwork(stack, tmp_path_factory.mktemp("network"))
-        apply(made, *namespaces("shop", "backend", "istio-system", "monitoring"))
+        every = ("shop", "backend", "istio-system", "monitoring", "kube-system")
+        apply(made, *namespaces(*every))
         yield made
 
 
@@ -69,98 +76,150 @@ def test_the_api_server_accepts_every_object(network: PodNetwork) -> None:
             )
 
 
+@dataclass(frozen=True)
+class Pods:
+    """Pods by address, and the ways out of them. The API server knows all but the new one."""
+
+    network: PodNetwork
+    spaces: Mapping[str, Space]
+    leaving: Leaving
+
+    def connected(self) -> set[str]:
+        """The connections inside the cluster that are made, of those that matter here."""
+        caller, job = self.spaces[CALLER], self.spaces[JOB]
+        connections = {
+            "a caller to its service": (caller, SERVICE, PORT),
+            "a caller to another port": (caller, SERVICE, 9090),
+            "a job to the service": (job, SERVICE, PORT),
+            "a job to the statistics of a proxy": (job, SERVICE, 15090),
+            "a job to a service without callers": (job, CALLER, PORT),
+            "a job to DNS": (job, DNS, 53),
+            # It probes its pods.
+            "the node to its pods": (self.network.node, SERVICE, 9090),
+        }
+        return {
+            name
+            for name, (pod, address, port) in connections.items()
+            if pod.connects(address, port)
+        }
+
+
+EVERY_CONNECTION = {
+    "a caller to its service",
+    "a caller to another port",
+    "a job to the service",
+    "a job to the statistics of a proxy",
+    "a job to a service without callers",
+    "a job to DNS",
+    "the node to its pods",
+}
+# kube-router drops such packets of every pod, with or without policies.
+OF_NO_CONNECTION = {"echo replies that nobody asked for", "ICMP errors of no connection"}
+ALLOWED = EVERY_CONNECTION - {"a caller to another port", "a job to the service"}
+
+
 @pytest.fixture(scope="module")
-def pods(network: PodNetwork) -> dict[str, Space]:
+def pods(network: PodNetwork) -> Pods:
     """Pods that listen, and hosts outside that do."""
-    made = {address: network.pod(address) for address in (CALLER, SERVICE, JOB, DNS)}
-    network.listen(made[SERVICE], PORT, 9090, 15090)
-    network.listen(made[CALLER], PORT)
-    network.listen(made[DNS], 53)
+    spaces = {x: network.pod(x) for x in (CALLER, SERVICE, JOB, DNS, PROMETHEUS, NEW)}
+    network.listen(spaces[SERVICE], PORT, 9090, 15090)
+    network.listen(spaces[CALLER], PORT)
+    network.listen(spaces[DNS], 53)
     network.listen(network.outside, 53, 443, 5432, 8080)
-    return made
+    spaces[NEW].ip(*(f"address add {address}/24 dev eth0" for address in MORE_NEW))
+    network.register("shop", "cart", CALLER, {"app": "cart"})
+    network.register("shop", "ledger", SERVICE, {"app": "ledger"})
+    network.register("shop", "job", JOB, {"job": "import"})
+    network.register("kube-system", "dns", DNS, {"k8s-app": "kube-dns"})
+    network.register("monitoring", "prometheus", PROMETHEUS, {"app": "prometheus"})
+    senders: dict[Sender, str] = {
+        POD: JOB,
+        SIDECAR_USER: JOB,
+        OTHER_POD: DNS,
+        MONITOR: PROMETHEUS,
+        NEW_POD: NEW,
+    }
+    leaving = Leaving(
+        network,
+        {sender: (spaces[address], address) for sender, address in senders.items()},
+        (spaces[SERVICE], SERVICE),
+    )
+    return Pods(network, spaces, leaving)
 
 
 def test_pods_have_no_connections_before_kube_router_at_the_start_of_a_node(
-    network: PodNetwork, pods: dict[str, Space]
+    network: PodNetwork, pods: Pods
 ) -> None:
+    job = pods.spaces[JOB]
+    with firewall(network):
+        assert job.connects(OUTSIDE, 443), "a running cluster is not cut off"
+        unit = render("etc/systemd/system/nordmesh-firewall.service", filters_pods=True)
+        (line,) = (line for line in unit.splitlines() if "add element" in line)
+        # The machine of the test has no cni0, like a node at its start.
+        network.node.must(*shlex.split(line.removeprefix("ExecStart=")))
+        before = network.packets()
+        assert not job.connects(OUTSIDE, 443)
+        assert not job.connects(SERVICE, PORT)
+        assert network.packets() == before
+        assert network.node.connects(SERVICE, PORT), "the node probes its pods"
+
+
+@contextmanager
+def firewall(network: PodNetwork) -> Iterator[None]:
+    """The node's rules. They are deleted at the end, as they are switched off."""
     network.load_firewall()
-    assert pods[JOB].connects(OUTSIDE, 443), "a running cluster is not cut off"
-    unit = render("etc/systemd/system/nordmesh-firewall.service", filters_pods=True)
-    (line,) = (line for line in unit.splitlines() if "add element" in line)
-    # The machine of the test has no cni0, like a node at its start.
-    network.node.must(*shlex.split(line.removeprefix("ExecStart=")))
-    before = network.packets()
-    assert not pods[JOB].connects(OUTSIDE, 443)
-    assert not pods[JOB].connects(SERVICE, PORT)
-    assert network.packets() == before
-    assert network.node.connects(SERVICE, PORT), "the node probes its pods"
-    network.node.must("nft", "delete", "table", "inet", "nordmesh-pods")
+    try:
+        yield
+    finally:
+        network.node.must("nft", "delete", "table", "inet", "nordmesh-pods")
 
 
-# Every way out of a pod without a sidecar, which is what each of these is to the node.
-def try_every_way_out(pod: Space) -> None:
-    for port in (53, 443, 8080):
-        assert not pod.connects(OUTSIDE, port)
-    assert not pod.connects(LISTED, 443)
-    # The user of sidecars, whose packets no sidecar redirects.
-    assert not pod.connects(
-        OUTSIDE, 443, "setpriv", "--reuid=1337", "--regid=1337", "--clear-groups"
-    )
-    for port in (53, 443, 5432):
-        pod.sends(OUTSIDE, port)
-        pod.sends(LISTED, port)
-    pod.pings(OUTSIDE)
+@contextmanager
+def policies(network: PodNetwork) -> Iterator[None]:
+    apply(network, *policies_of(MESH))
+    try:
+        yield
+    finally:
+        network.server.kubectl("delete", "networkpolicy", "--all", "--all-namespaces")
+
+
+def becomes(read: Callable[[set[str]], set[str]], expected: set[str]) -> None:
+    """Wait until what is read is as expected, and fail with the difference."""
+    deadline = time.monotonic() + _SECONDS
+    while (value := read(expected)) != expected and time.monotonic() < deadline:
+        pass
+    assert value == expected
 
 
 @pytest.mark.parametrize("with_nft", [False, True])
 def test_only_what_the_file_lists_leaves_and_only_callers_call(
-    network: PodNetwork, pods: dict[str, Space], *, with_nft: bool
+    network: PodNetwork, pods: Pods, *, with_nft: bool
 ) -> None:
-    caller, job = pods[CALLER], pods[JOB]
-    assert caller.connects(OUTSIDE, 443), "without policies, everything is open"
-    network.load_firewall()
-    assert caller.connects(OUTSIDE, 443), "the rules wait for kube-router"
-    apply(network, *policies_of(MESH))
-    if not with_nft:
-        network.register("shop", "cart", CALLER, {"app": "cart"})
-        network.register("shop", "ledger", SERVICE, {"app": "ledger"})
-        network.register("shop", "job", JOB, {"job": "import"})
-        apply(network, *namespaces("kube-system"))
-        network.register("kube-system", "dns", DNS, {"k8s-app": "kube-dns"})
-    with network.kube_router(with_nft=with_nft):
-        wait_until(lambda: not job.connects(OUTSIDE, 443), "kube-router filters the pods")
-        # It has filtered all pods at once, so the first connection shows that it filters.
-        assert caller.connects(SERVICE, PORT)
-        assert caller.connects(LISTED, 5432)
-        assert job.connects(DNS, 53)
-        before = network.packets()
-        for pod in (caller, job):
-            try_every_way_out(pod)
-        assert network.packets() == before, "packets left the cluster"
-        # Callers.
-        assert not job.connects(SERVICE, PORT)
-        assert not caller.connects(SERVICE, 9090)
-        assert job.connects(SERVICE, 15090)
-        assert job.connects(CALLER, PORT), "a service without callers"
-        # The node itself, which probes its pods, and gates that read pods of other nodes.
-        assert network.node.connects(SERVICE, 9090)
-        assert sent_to_other_nodes(network)
-        first_packets_of_new_pods(network, "10.244.1.250" if with_nft else "10.244.1.49")
-        network.server.kubectl("delete", "networkpolicy", "--all", "--all-namespaces")
-        wait_until(lambda: job.connects(OUTSIDE, 443), "nothing is limited without policies")
-    # As it is switched off: what kube-router leaves on the node allows everything.
-    network.node.must("nft", "delete", "table", "inet", "nordmesh-pods")
-    for pod in (caller, job):
-        assert pod.connects(OUTSIDE, 443)
-    assert job.connects(SERVICE, 9090)
+    every_way, arrived = set(TRIED), pods.leaving.arrived
+    with network.cleaned():
+        with firewall(network):
+            # Every packet arrives before kube-router runs: the ones that do not later are refused.
+            assert arrived(every_way) == every_way
+            with network.kube_router(with_nft=with_nft):
+                with policies(network):
+                    becomes(arrived, OPEN)
+                    becomes(lambda _: pods.connected(), ALLOWED)
+                    # Once it filters, nothing else leaves.
+                    assert arrived(OPEN) == OPEN
+                    assert pods.connected() == ALLOWED
+                    assert sent_to_other_nodes(network)
+                    first_packets_of_new_pods(network, pods.spaces[NEW])
+                becomes(lambda _: pods.connected(), EVERY_CONNECTION)
+        # As it is switched off: what kube-router leaves on the node allows every connection.
+        left = every_way - OF_NO_CONNECTION
+        assert arrived(left) - OF_NO_CONNECTION == left
+        assert pods.connected() == EVERY_CONNECTION
 
 
-def first_packets_of_new_pods(network: PodNetwork, address: str) -> None:
+def first_packets_of_new_pods(network: PodNetwork, new: Space) -> None:
     """Pods that the API server does not know yet: a datagram of each of 200 addresses."""
-    new, addresses = network.pod(address), [f"10.244.1.{x}" for x in range(50, 250)]
-    new.ip(*(f"address add {address}/24 dev eth0" for address in addresses))
     before = network.packets()
-    new.sends(OUTSIDE, 53, *addresses)
+    new.sends(OUTSIDE, 53, *MORE_NEW)
     assert not new.connects(OUTSIDE, 443)
     assert network.packets() == before, "a pod talked before its policies were in effect"
 

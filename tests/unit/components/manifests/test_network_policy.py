@@ -21,6 +21,7 @@ from tests.support.golden import check
 from tests.support.mocked import base_sections, changed, config, node, run
 from tests.support.network_policies import Pod, allows
 from tests.support.paths import PROJECT
+from tests.support.ways_out import WAYS, table
 from tests.unit.components.manifests.test_access import MESH
 from tests.unit.config.test_errors import Wrong, edited, expect, refusal
 from tests.unit.conftest import Load, Values
@@ -223,6 +224,21 @@ def test_every_pod_resolves_names_and_reaches_istiod(generated: list[Mesh]) -> N
             assert allows(policies, source, dns, 53, "TCP")
             assert allows(policies, source, istiod, 15012)
             assert allows(policies, source, "192.0.2.12", 6443)
+
+
+def test_the_document_lists_every_way_out() -> None:
+    lines = (PROJECT / "docs" / "network-policy.md").read_text().splitlines()
+    first = lines.index(next(table()))
+    expected = list(table())
+    assert lines[first : first + len(expected) + 1] == [*expected, ""]
+
+
+def test_every_way_out_is_tried_once_or_says_why_not() -> None:
+    names = [way.name for way in WAYS]
+    assert sorted(set(names)) == sorted(names)
+    for way in WAYS:
+        assert bool(way.tests) != bool(way.why_untried), way.name
+        assert way.note or not way.is_open, way.name
 
 
 # --- the stack ------------------------------------------------------------------------------------
