@@ -197,19 +197,18 @@ def test_only_what_the_file_lists_leaves_and_only_callers_call(
 ) -> None:
     every_way, arrived = set(TRIED), pods.leaving.arrived
     with network.cleaned():
-        with firewall(network):
-            # Every packet arrives before kube-router runs: the ones that do not later are refused.
-            assert arrived(every_way) == every_way
-            with network.kube_router(with_nft=with_nft):
-                with policies(network):
-                    becomes(arrived, OPEN)
-                    becomes(lambda _: pods.connected(), ALLOWED)
-                    # Once it filters, nothing else leaves.
-                    assert arrived(OPEN) == OPEN
-                    assert pods.connected() == ALLOWED
-                    assert sent_to_other_nodes(network)
-                    first_packets_of_new_pods(network, pods.spaces[NEW])
-                becomes(lambda _: pods.connected(), EVERY_CONNECTION)
+        # Every packet arrives without rules: the ones that do not later are refused.
+        assert arrived(every_way) == every_way
+        with firewall(network), network.kube_router(with_nft=with_nft):
+            with policies(network):
+                becomes(arrived, OPEN)
+                becomes(lambda _: pods.connected(), ALLOWED)
+                # Once it filters, nothing else leaves.
+                assert arrived(OPEN) == OPEN
+                assert pods.connected() == ALLOWED
+                assert sent_to_other_nodes(network)
+                first_packets_of_new_pods(network, pods.spaces[NEW])
+            becomes(lambda _: pods.connected(), EVERY_CONNECTION)
         # As it is switched off: what kube-router leaves on the node allows every connection.
         left = every_way - OF_NO_CONNECTION
         assert arrived(left) - OF_NO_CONNECTION == left
