@@ -31,6 +31,7 @@ TUNNEL_HOST = "tunnel.example.com"
 KNOWN_HOST = "known.example.com"
 PORTED_HOST = "ported.example.com"
 PATHS_HOST = "paths.example.com"
+PLAIN_HOST = "plain.example.com"
 ON_TRIAL = {"stable": "v1", "canary": {"subset": "v2", "weight": 0}}
 NO_RETRIES = {"attempts": 0}
 
@@ -127,6 +128,12 @@ SERVICES: dict[str, Values] = {
             {"exact": "/old", "redirect": {"path": "/api", "status": 302}},
         ],
     },
+    "plain": {
+        "stable": "v1",
+        "canary": {"subset": "v2", "weight": 25},
+        "gateway": "plain",
+        "hosts": [PLAIN_HOST],
+    },
     "nearby": {"stable": "v1", "outlierDetection": {"consecutive5xxErrors": 3}},
     "shared": {
         "stable": "v1",
@@ -144,6 +151,10 @@ GATEWAYS = {
     "known": {"hosts": [KNOWN_HOST], "tls": {"mode": "MUTUAL", "secret": "known-tls"}},
     "ported": {"hosts": [PORTED_HOST]},
     "paths": {"hosts": [PATHS_HOST]},
+    "plain": {
+        "hosts": [PLAIN_HOST],
+        "tls": {"secret": "plain-tls", "httpsRedirect": False, "plainHttp": True},
+    },
 }
 # Stands in for the locality labels of a node.
 IN_OSLO, IN_BERGEN = {"istio-locality": "oslo.oslo-1"}, {"istio-locality": "bergen.bergen-1"}
@@ -295,7 +306,8 @@ def mesh(project: Project, cluster: Cluster, directory: Path) -> Iterator[Values
         yield section
     finally:
         cluster.kubectl("delete", "--wait=false", "-f", str(objects))
-        cluster.kubectl("-n", "istio-system", "delete", "secret", "my-service-tls", "known-tls")
+        secrets = ("my-service-tls", "known-tls", "plain-tls")
+        cluster.kubectl("-n", "istio-system", "delete", "secret", *secrets)
         project.stack_file.write_text(before)
         project.up()
 
@@ -303,10 +315,11 @@ def mesh(project: Project, cluster: Cluster, directory: Path) -> Iterator[Values
 def certificates(cluster: Cluster, directory: Path) -> None:
     """Create the Secrets of the gateways; one of them accepts the certificate of `friend`."""
     make_secret = ("-n", "istio-system", "create", "secret")
-    names = (OUTSIDE_HOST, KNOWN_HOST, "friend", "stranger")
-    outside, known, friend, _ = (self_signed(directory, name) for name in names)
-    tls = (f"--cert={outside.certificate}", f"--key={outside.key}")
-    cluster.kubectl(*make_secret, "tls", "my-service-tls", *tls)
+    names = (OUTSIDE_HOST, PLAIN_HOST, KNOWN_HOST, "friend", "stranger")
+    outside, plain, known, friend, _ = (self_signed(directory, name) for name in names)
+    for secret, pair in (("my-service-tls", outside), ("plain-tls", plain)):
+        tls = (f"--cert={pair.certificate}", f"--key={pair.key}")
+        cluster.kubectl(*make_secret, "tls", secret, *tls)
     cluster.kubectl(
         *make_secret, "generic", "known-tls", f"--from-file=tls.crt={known.certificate}",
         f"--from-file=tls.key={known.key}", f"--from-file=ca.crt={friend.certificate}",
@@ -499,6 +512,15 @@ def test_the_gateway_example_serves_https_to_external_clients(cluster: Cluster) 
     assert plain["last"]["headers"]["Location"] == [f"https://{OUTSIDE_HOST}/x?y=1"]
     other = cluster.call("outside", f"https://{GATEWAY}/", "--host", "other.example.com")
     assert other["ok"] == 0
+
+
+@pytest.mark.usefixtures("mesh")
+@pytest.mark.parametrize("url", [f"http://{GATEWAY}/", f"https://{GATEWAY}/"])
+def test_a_gateway_serves_the_same_routes_in_plain_http(cluster: Cluster, url: str) -> None:
+    plan = ("--host", PLAIN_HOST, "--follow=false", "--insecure")
+    tally = cluster.call("outside", url, *plan, "--count", "600", "--concurrency", "8")
+    assert tally["statuses"] == {"200": 600}, tally
+    assert_share(tally["versions"]["v2"], 600, 25)
 
 
 @pytest.mark.usefixtures("mesh")
