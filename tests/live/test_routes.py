@@ -16,6 +16,7 @@ from components.manifests import Manifest, echo
 from config import catalogue
 from lab import paths
 from lab.screen import Cluster
+from tests.live import http10
 from tests.live.counted import assert_share
 from tests.live.harness import Project
 from tests.live.tls import Pair, forwarded, self_signed, status_line
@@ -521,6 +522,17 @@ def test_a_gateway_serves_the_same_routes_in_plain_http(cluster: Cluster, url: s
     tally = cluster.call("outside", url, *plan, "--count", "600", "--concurrency", "8")
     assert tally["statuses"] == {"200": 600}, tally
     assert_share(tally["versions"]["v2"], 600, 25)
+
+
+@pytest.mark.usefixtures("mesh")
+def test_requests_of_http_1_0_are_asked_to_upgrade(project: Project, cluster: Cluster) -> None:
+    """By a gateway, and by the sidecar of a pod that a node calls, as a load balancer does."""
+    with forwarded(cluster, "deploy/istio-ingressgateway", 8080) as address:
+        assert http10.status(address, f"Host: {PORTED_HOST}") == "426"
+    (pod,) = cluster.items("pods", "-n", NS, "--selector=app=good,version=v2")
+    node = project.machine_addresses()["worker-1"]
+    command = http10.command((pod["status"]["podIP"], 8080), "Host: good")
+    assert http10.status_of(project.ssh(node, command)) == "426"
 
 
 @pytest.mark.usefixtures("mesh")
