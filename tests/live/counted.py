@@ -1,8 +1,11 @@
 """Check counted shares, and wait for conditions, in live tests."""
 
 import math
+import threading
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
 from typing import TypeVar
 
 _Found = TypeVar("_Found")
@@ -27,3 +30,22 @@ def wait_for(description: str, result: Callable[[], _Found], *, seconds: float) 
         assert time.monotonic() < deadline, f"not in {seconds:.0f} s: {description}"
         time.sleep(1)
     return value
+
+
+@contextmanager
+def repeated(call: Callable[[], _Found]) -> Iterator[list[_Found]]:
+    """Call a function again and again while the block runs; the list then has every result."""
+    results: list[_Found] = []
+    ended = threading.Event()
+
+    def repeat() -> None:
+        while not ended.is_set():
+            results.append(call())
+
+    with ThreadPoolExecutor() as threads:
+        repeating = threads.submit(repeat)
+        try:
+            yield results
+        finally:
+            ended.set()
+        repeating.result()

@@ -3,17 +3,13 @@
 import json
 import re
 import subprocess
-import time
 from concurrent.futures import ThreadPoolExecutor
 from typing import Any
 
-from components.manifests import echo
-from config import Service, catalogue
 from lab import paths
 from lab.screen import Cluster
 from tests.live.counted import assert_share
 from tests.live.harness import Project
-from tests.support.applied import apply
 
 CHECKOUT = "http://checkout.shop.svc.cluster.local:8080/"
 WEIGHT = "mesh.services.checkout.canary.weight"
@@ -66,33 +62,6 @@ def test_weight_0_is_the_revert(project: Project, cluster: Cluster) -> None:
     assert tally["versions"] == {"v1": 1000}
     project.set_config(WEIGHT, 10)
     project.up()
-
-
-def test_a_rollout_ends_no_slow_request(cluster: Cluster) -> None:
-    """Requests of 15 s: the proxies of ending pods drain for 20 s, and the pods have 30 s."""
-    deployment = echo.echo_deployment("slow", "v1", namespace="shop", image=catalogue.ECHO_IMAGE)
-    deployment["spec"]["replicas"] = 2
-    (container,) = deployment["spec"]["template"]["spec"]["containers"]
-    container["args"] += ["--delay", "15s", "--drain", "8s"]
-    slow = Service(namespace="shop", port=8080, stable="v1")
-    apply(cluster, [deployment, echo.echo_service("slow", slow)])
-    rollout = ("rollout", "status", "deployment/slow-v1", "--namespace=shop", "--timeout=300s")
-    try:
-        cluster.kubectl(*rollout, seconds=310)
-        url = "http://slow.shop.svc.cluster.local:8080/"
-        steady = ("--duration", "60s", "--rate", "2", "--concurrency", "40", "--timeout", "30s")
-        with ThreadPoolExecutor() as threads:
-            client = threads.submit(cluster.call, "shop", url, *steady)
-            time.sleep(20)
-            cluster.kubectl("rollout", "restart", "deployment/slow-v1", "--namespace=shop")
-            cluster.kubectl(*rollout, seconds=310)
-            tally = client.result()
-        print(f"during a rollout: {tally}")
-        assert tally["requests"] > 50
-        assert tally["failed"] == 0, tally
-    finally:
-        names = ("deployment/slow-v1", "service/slow")
-        cluster.kubectl("delete", "--namespace=shop", "--wait=false", *names)
 
 
 def test_plaintext_is_refused_by_the_strict_namespace(cluster: Cluster) -> None:

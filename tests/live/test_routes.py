@@ -5,6 +5,7 @@ import re
 import time
 from collections.abc import Iterator, Mapping
 from concurrent.futures import ThreadPoolExecutor
+from functools import partial
 from pathlib import Path
 from types import MappingProxyType
 from typing import Any
@@ -17,7 +18,7 @@ from config import catalogue
 from lab import paths
 from lab.screen import Cluster
 from tests.live import http10
-from tests.live.counted import assert_share
+from tests.live.counted import assert_share, repeated
 from tests.live.harness import Project
 from tests.live.tls import Pair, forwarded, self_signed, status_line
 from tests.support.generated_mesh import NAME, accepted_services
@@ -33,6 +34,12 @@ KNOWN_HOST = "known.example.com"
 PORTED_HOST = "ported.example.com"
 PATHS_HOST = "paths.example.com"
 PLAIN_HOST = "plain.example.com"
+PATIENT_HOST = "patient.example.com"
+SECONDS_OF_A_REQUEST = 15
+SLOW_REQUESTS = (
+    *("--duration", "20s", "--rate", "2", "--concurrency", "40"),
+    *("--timeout", f"{2 * SECONDS_OF_A_REQUEST}s"),
+)
 ON_TRIAL = {"stable": "v1", "canary": {"subset": "v2", "weight": 0}}
 NO_RETRIES = {"attempts": 0}
 
@@ -135,6 +142,12 @@ SERVICES: dict[str, Values] = {
         "gateway": "plain",
         "hosts": [PLAIN_HOST],
     },
+    "patient": {
+        "stable": "v1",
+        "canary": {"subset": "v2", "weight": 10},
+        "gateway": "patient",
+        "hosts": [PATIENT_HOST],
+    },
     "nearby": {"stable": "v1", "outlierDetection": {"consecutive5xxErrors": 3}},
     "shared": {
         "stable": "v1",
@@ -156,12 +169,14 @@ GATEWAYS = {
         "hosts": [PLAIN_HOST],
         "tls": {"secret": "plain-tls", "httpsRedirect": False, "plainHttp": True},
     },
+    "patient": {"hosts": [PATIENT_HOST]},
 }
 # Stands in for the locality labels of a node.
 IN_OSLO, IN_BERGEN = {"istio-locality": "oslo.oslo-1"}, {"istio-locality": "bergen.bergen-1"}
 # The services that have their own pods, and the labels of those pods.
 POOLS = {
     "detected": {"pool": "detected"},
+    "patient": {"app": "patient"},
     "nearby": {"pool": "places"},
     "shared": {"pool": "places"},
     "stood-in": {"stood-in": "yes"},
@@ -243,6 +258,10 @@ def workloads() -> list[Manifest]:
         deployment(NS, "sick", "v1", "--status-rate", "503=1", labels=POOLS["stood-in"] | IN_OSLO),
         client_in_oslo(),
     ]
+    # A pod that ends accepts requests for as long as proxies may take to learn it, and has 10 s
+    # more for those in progress.
+    slow = ("--delay", f"{SECONDS_OF_A_REQUEST}s", "--drain", "9s")
+    pods += [deployment(NS, "patient", version, *slow) for version in ("v1", "v2")]
     services = [
         service(NS, name, app="flaky" if name in FLAKY else "slow" if name in SLOW else "good")
         for name in SERVICES.keys() - POOLS.keys()
@@ -787,3 +806,36 @@ def test_finishing_a_canary_fails_no_request(
     assert set(during["versions"]) == {"v1", "v2"}
     assert re.search(r"~ 1 updated\n\s+- 1 deleted\n", updated.text), updated.text
     assert send(cluster, "promoted", "--count", "100")["versions"] == {"v2": 100}
+
+
+def restart(cluster: Cluster, namespace: str, *deployments: str) -> None:
+    names = [f"deployment/{name}" for name in deployments]
+    cluster.kubectl("-n", namespace, "rollout", "restart", *names)
+    for name in names:
+        cluster.kubectl("-n", namespace, "rollout", "status", name, "--timeout=180s", seconds=190)
+
+
+def test_no_slow_request_is_cut(mesh: Values, project: Project, cluster: Cluster) -> None:
+    """Requests of 15 s, in the mesh and from outside: through a rollout of the service, one of the
+    gateway's proxies, and a weight edit.
+
+    Proxies of ending pods drain for 20 s, and the pods have 30 s.
+    """
+    mesh["services"]["patient"]["canary"]["weight"] = 60
+    edit_mesh(project, mesh)
+    in_mesh = ("shop", f"http://patient.{NS}.svc.cluster.local:8080/")
+    at_gateway = ("outside", f"http://{GATEWAY}/", "--host", PATIENT_HOST)
+    with (
+        repeated(partial(cluster.call, *in_mesh, *SLOW_REQUESTS)) as inside,
+        repeated(partial(cluster.call, *at_gateway, *SLOW_REQUESTS)) as outside,
+    ):
+        time.sleep(SECONDS_OF_A_REQUEST + 1)  # connections that are reused
+        restart(cluster, NS, "patient-v1", "patient-v2")
+        restart(cluster, "istio-system", "istio-ingressgateway")
+        updated = project.up()
+    assert re.search(r"~ 1 updated\n\s+\d+ unchanged", updated.text), updated.text
+    for tallies in (inside, outside):
+        requests, failed = (sum(tally[key] for tally in tallies) for key in ("requests", "failed"))
+        print(f"{requests} requests of 15 s, {failed} failed")
+        assert requests >= 40
+        assert failed == 0, tallies
