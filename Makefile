@@ -7,7 +7,7 @@ SCRIPTS := components/scripts/*.sh components/host/files/usr/local/lib/nordmesh/
 	components/preflight/*.sh lab/*.sh tests/bench/*.sh \
 	tests/engine/*.sh .ci/run ci/*.sh cli/drift/*.sh
 
-.PHONY: help up down status test test-long check format golden bench soak mutate deps env
+.PHONY: help up down status test test-long check check-python format golden bench soak mutate deps env
 .DEFAULT_GOAL := help
 
 help: ## list these targets
@@ -39,6 +39,9 @@ check: env ## formatting, types, layers, shell scripts and unit tests, in about 
 	.venv/bin/lint-imports
 	.venv/bin/shellcheck --external-sources $(SCRIPTS)
 	$(PYTHON) -m pytest -q -n auto tests/unit lab/tests
+
+check-python: env ## unit tests of what users run, with another Python: PYTHON_VERSION=3.13
+	$(PYTHON) -m tests.pythons $(PYTHON_VERSION)
 
 format: env ## format the Python code
 	.venv/bin/ruff check --fix .
