@@ -28,6 +28,12 @@ def assert_as_configured(cluster: Cluster) -> None:
     assert cluster.call("outside", CHECKOUT, "--count", "5")["ok"] == 0
 
 
+def resolves(cluster: Cluster) -> bool:
+    """Whether each of ten connections is made; every one of them looks up the name."""
+    tally = cluster.call("shop", CHECKOUT, "--count", "10", "--fresh")
+    return bool(tally["failed"] == 0)
+
+
 def is_back(cluster: Cluster, node: str, since: datetime) -> bool:
     """Whether a node is Ready, and each container of its pods has started since a time."""
     try:
@@ -53,7 +59,12 @@ def test_a_node_that_reboots_is_as_before(project: Project, cluster: Cluster, no
     reboot(project, node)
     off = time.monotonic() - started
     wait_for(f"{node} is back", lambda: is_back(cluster, node, since), seconds=300)
-    print(f"{node}: sshd after {off:.0f} s, all pods after {time.monotonic() - started:.0f} s")
+    pods = time.monotonic() - started
+    # kube-proxy of the other nodes sends lookups of names to a replica of CoreDNS that has gone,
+    # until it is connected to the API server again.
+    wait_for("names are resolved", lambda: resolves(cluster), seconds=60)
+    names = time.monotonic() - started
+    print(f"{node}: sshd after {off:.0f} s, all pods after {pods:.0f} s, names after {names:.0f} s")
     assert_as_configured(cluster)
     # The firewall came back, too.
     assert not answers(project.machine_addresses()[node], KUBELET)
