@@ -335,7 +335,7 @@ def good(plane: Plane, place: Place) -> None:
         (cut_short, 1, "backup-altered"),
         (old, 1, "backup-too-old"),
         (of_another_cluster, 1, "backup-of-another-cluster"),
-        (absent, 1, "backup-none"),
+        pytest.param(absent, 1, "backup-none", marks=pytest.mark.long),
         (lost_bucket, 1, "backup-none"),
         # The stack was never deployed, so nobody knows the cluster to compare it with.
         (good, 3, ""),
