@@ -57,7 +57,12 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 @pytest.fixture
 def plane(tmp_path: Path, made: Path) -> Machine:
     """A control plane whose certificates are new."""
-    machine = Machine.make(tmp_path / "machine")
+    return control_plane(tmp_path / "machine", made)
+
+
+def control_plane(folder: Path, made: Path) -> Machine:
+    """Pretend a control plane with the files of `made`, whose static pods only restart."""
+    machine = Machine.make(folder)
     aged.prepare(machine, made)
     for command, body in {"kubectl": KUBECTL, "ctr": CTR, "openssl": OPENSSL}.items():
         machine.fake(command, body)

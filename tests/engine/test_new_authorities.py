@@ -23,12 +23,11 @@ from cryptography.hazmat.primitives.serialization import (
 from components.host.table import CERTIFICATES
 from tests.engine import aged
 from tests.engine.aged import certificate
-from tests.engine.test_certificates import CTR, KUBECTL, OPENSSL, PODS, restarted
+from tests.engine.test_certificates import control_plane, restarted
 from tests.support import documented
 from tests.unit.machine import Machine
 
 _PKI = "/etc/kubernetes/pki"
-_END = "-----END"
 _STEPS = 4
 BLOCKS = [
     block.text
@@ -45,17 +44,11 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def plane(tmp_path: Path, made: Path) -> Machine:
-    machine = Machine.make(tmp_path / "machine")
-    aged.prepare(machine, made)
-    service = f"bash {CERTIFICATES}"
-    fakes = {"kubectl": KUBECTL, "ctr": CTR, "openssl": OPENSSL, "systemctl": service}
-    for command, body in fakes.items():
-        machine.fake(command, body)
-    machine.write("/tasks", "".join(f"{pod} 1\n" for pod in PODS))
+    machine = control_plane(tmp_path / "machine", made)
+    machine.fake("systemctl", f"bash {CERTIFICATES}")
     machine.write("/kubeadm.yaml", aged.CONFIGURATION)
     # A pretended machine does not have Debian's settings of openssl.
     machine.write("/etc/ssl/openssl.cnf", Path("/etc/ssl/openssl.cnf").read_text())
-    machine.skip_waits()
     for folder in ("/root", "/var/lib/nordmesh"):
         machine.path(folder).mkdir(parents=True, exist_ok=True)
     return machine
