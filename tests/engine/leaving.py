@@ -18,7 +18,7 @@ from tests.engine.pod_network import (
     PodNetwork,
     Space,
 )
-from tests.support.ways_out import NODE, OTHER_POD, SIDECAR_USER, WAYS, Packet, Sender, Way
+from tests.support.ways_out import WAYS, Packet, Sender, Way
 
 SERVICE_ADDRESS = "10.96.0.50"
 NO_POD = "10.244.1.200"
@@ -95,7 +95,6 @@ _SEND = textwrap.dedent("""
 
 TRIED: Mapping[str, Way] = {way.name: way for way in WAYS if way.packet is not None}
 OPEN = {name for name, way in TRIED.items() if way.is_open}
-CLOSED = set(TRIED) - OPEN
 
 
 class Leaving:
@@ -112,7 +111,7 @@ class Leaving:
     ) -> None:
         self._pods: dict[Sender, tuple[Space, str]] = {
             **pods,
-            NODE: (network.node, NODE_ADDRESS),
+            Sender.NODE: (network.node, NODE_ADDRESS),
         }
         self._network, self._service = network, service
         rules = "\n".join(
@@ -148,7 +147,7 @@ class Leaving:
         for sender in {way.sender for way in TRIED.values()}:
             packets = [self._sent(name, way) for name, way in TRIED.items() if way.sender == sender]
             space, _ = self._pods[sender]
-            prefix = _AS_SIDECAR if sender == SIDECAR_USER else ()
+            prefix = _AS_SIDECAR if sender == Sender.SIDECAR_USER else ()
             space.must(*prefix, sys.executable, "-I", "-c", _SEND, json.dumps(packets))
         deadline = time.monotonic() + _ARRIVES_SECONDS
         while not expected <= set(self._counted() - before) and time.monotonic() < deadline:
@@ -180,7 +179,7 @@ class Leaving:
             case "another node's pod":
                 return REMOTE_POD
             case "a pod of another namespace":
-                return self._pods[OTHER_POD][1]
+                return self._pods[Sender.OTHER_POD][1]
             case _:
                 return self._pods[way.sender][1]
 

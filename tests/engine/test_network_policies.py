@@ -16,7 +16,7 @@ from config import Mesh
 from tests.engine.leaving import OPEN, TRIED, Leaving
 from tests.engine.pod_network import LISTED, OUTSIDE, REMOTE_POD, PodNetwork, Space
 from tests.support.golden import GOLDEN
-from tests.support.ways_out import MONITOR, NEW_POD, OTHER_POD, POD, SIDECAR_USER, Sender
+from tests.support.ways_out import Sender
 from tests.unit.components.manifests.test_network_policy import HOST, policies_of
 
 CALLER, SERVICE, JOB, DNS = "10.244.1.11", "10.244.1.12", "10.244.1.13", "10.244.1.14"
@@ -132,12 +132,12 @@ def pods(network: PodNetwork) -> Pods:
     network.register("shop", "job", JOB, {"job": "import"})
     network.register("kube-system", "dns", DNS, {"k8s-app": "kube-dns"})
     network.register("monitoring", "prometheus", PROMETHEUS, {"app": "prometheus"})
-    senders: dict[Sender, str] = {
-        POD: JOB,
-        SIDECAR_USER: JOB,
-        OTHER_POD: DNS,
-        MONITOR: PROMETHEUS,
-        NEW_POD: NEW,
+    senders = {
+        Sender.POD: JOB,
+        Sender.SIDECAR_USER: JOB,
+        Sender.OTHER_POD: DNS,
+        Sender.MONITOR: PROMETHEUS,
+        Sender.NEW_POD: NEW,
     }
     leaving = Leaving(
         network,

@@ -6,22 +6,21 @@ and a unit test compares the table of the document with this list.
 
 from collections.abc import Iterator
 from dataclasses import dataclass
-from typing import Final, Literal
+from enum import StrEnum
+from typing import Literal
 
-POD: Final = "a pod"
-NEW_POD: Final = "a new pod"
-SIDECAR_USER: Final = "user 1337 in a pod"
-OTHER_POD: Final = "a pod of another namespace"
-MONITOR: Final = "Prometheus' pod"
-NODE: Final = "the node"
-Sender = Literal[
-    "a pod",  # of a namespace in mesh.namespaces, without a sidecar
-    "a new pod",  # the API server does not know its address yet
-    "user 1337 in a pod",  # whose packets no sidecar redirects
-    "a pod of another namespace",  # that is not in mesh.namespaces
-    "Prometheus' pod",
-    "the node",
-]
+
+class Sender(StrEnum):
+    """Who sends."""
+
+    POD = "a pod"  # of a namespace in mesh.namespaces, without a sidecar
+    NEW_POD = "a new pod"  # the API server does not know its address yet
+    SIDECAR_USER = "user 1337 in a pod"  # whose packets no sidecar redirects
+    OTHER_POD = "a pod of another namespace"  # that is not in mesh.namespaces
+    MONITOR = "Prometheus' pod"
+    NODE = "the node"
+
+
 Target = Literal[
     "outside",  # a host that no entry lists; each way has its own address of it
     "outside over IPv6",
@@ -45,7 +44,7 @@ class Packet:
     """What the engine test sends.
 
     protocol: "tcp", "udp", or the number of an IP protocol. port: of TCP and UDP; the type of an
-    ICMP message. source: an address in the name of which it is sent, with `spoofed`.
+    ICMP message. spoofed: in whose name it is sent; empty: in the sender's own.
     """
 
     protocol: str
@@ -64,7 +63,7 @@ class Way:
     """
 
     name: str
-    sender: Sender = "a pod"
+    sender: Sender = Sender.POD
     packet: Packet | None = None
     is_open: bool = False
     note: str = ""
@@ -107,13 +106,13 @@ _WITHOUT_A_SIDECAR = (
     ),
     Way(
         name="user 1337, TCP",
-        sender=SIDECAR_USER,
+        sender=Sender.SIDECAR_USER,
         packet=tcp(443),
         shell=_AS_SIDECAR.format(_TCP),
     ),
     Way(
         name="user 1337, UDP",
-        sender=SIDECAR_USER,
+        sender=Sender.SIDECAR_USER,
         packet=udp(443),
         shell=_AS_SIDECAR.format(_UDP),
     ),
@@ -181,11 +180,11 @@ _TARGETS = (
 _POD_LIFE = (
     Way(
         name="the first packets of a new pod, TCP",
-        sender=NEW_POD,
+        sender=Sender.NEW_POD,
         packet=tcp(443),
         tried=(_CLUSTER,),
     ),
-    Way(name="the first packets of a new pod, UDP", sender=NEW_POD, packet=udp(53)),
+    Way(name="the first packets of a new pod, UDP", sender=Sender.NEW_POD, packet=udp(53)),
     Way(
         name="packets in the name of an address that no pod has",
         packet=Packet(protocol="udp", port=5002, spoofed="no pod"),
@@ -216,7 +215,7 @@ _OPEN = (
     ),
     Way(
         name="DNS names that CoreDNS forwards",
-        sender=OTHER_POD,
+        sender=Sender.OTHER_POD,
         packet=udp(53),
         is_open=True,
         note="data can leave in the names that a pod asks for. Point the nodes to a resolver of "
@@ -224,7 +223,7 @@ _OPEN = (
     ),
     Way(
         name="Prometheus, ports 10250 and 2381",
-        sender=MONITOR,
+        sender=Sender.MONITOR,
         packet=tcp(10250),
         is_open=True,
         note="of every address, so that a new node changes no policy. Run nothing of yours in "
@@ -232,14 +231,14 @@ _OPEN = (
     ),
     Way(
         name="a pod on `hostNetwork`",
-        sender=NODE,
+        sender=Sender.NODE,
         packet=tcp(443),
         is_open=True,
         note="it has the node's address. Let nobody create one, and use the provider's firewall",
     ),
     Way(
         name="the shell of a node",
-        sender=NODE,
+        sender=Sender.NODE,
         packet=udp(443),
         is_open=True,
         tried=(_CLUSTER,),
@@ -253,7 +252,7 @@ _OPEN = (
     ),
     Way(
         name="a namespace that is not in `mesh.namespaces`",
-        sender=OTHER_POD,
+        sender=Sender.OTHER_POD,
         packet=tcp(443),
         is_open=True,
         note="add it, with `injection: false` if its pods need no sidecar",
@@ -274,7 +273,7 @@ _OPEN = (
     ),
     Way(
         name="a new pod, to its own node",
-        sender=NEW_POD,
+        sender=Sender.NEW_POD,
         packet=tcp(22, "its own node"),
         is_open=True,
         note="until its policies are in effect. SSH and the kubelet ask for a login",
