@@ -52,7 +52,7 @@ def memberships(before: set[str], ran: Sequence[tuple[str, str]]) -> Iterator[se
 def test_a_run_killed_at_each_script_is_continued(
     fleet: Fleet, server: Server, tmp_path: Path
 ) -> None:
-    members = {"node-0"}
+    members, log = {"node-0"}, tmp_path / "log"
     # Long enough for a run to be killed while a script runs.
     server.seconds = 0.2
     for edit, planes in EDITS.items():
@@ -60,8 +60,8 @@ def test_a_run_killed_at_each_script_is_continued(
         server.forget()
         expected = moments(json.loads(fleet.run("preview", "--json").stdout)["steps"])
         killed = kill_at_each_moment(
-            lambda: fleet.start_up(tmp_path / "log"),
-            tmp_path / "log",
+            lambda: fleet.started("up", "--yes", "--skip-preview", log=log),
+            log,
             kill=kill_with_descendants,
             after=lambda _: fleet.cancel(),
         )

@@ -409,22 +409,14 @@ class Fleet:
         ]
         return result, steps
 
-    def started(self, *arguments: str) -> "subprocess.Popen[bytes]":
-        """Start pulumi with these arguments; its output is discarded."""
-        return subprocess.Popen(
-            ["pulumi", *arguments, "--non-interactive"],
-            cwd=self._directory,
-            env=self._environment,
-            stdin=subprocess.DEVNULL,
-            stdout=subprocess.DEVNULL,
-            stderr=subprocess.DEVNULL,
-        )
+    def started(self, *arguments: str, log: Path = Path(os.devnull)) -> "subprocess.Popen[bytes]":
+        """Start pulumi with these arguments in its own process group; append its output to a file.
 
-    def start_up(self, log: Path) -> "subprocess.Popen[bytes]":
-        """Start `pulumi up` in its own process group; append its output to a file."""
+        log: by default the output is discarded.
+        """
         with log.open("ab") as file:
             return subprocess.Popen(
-                ["pulumi", "up", "--yes", "--skip-preview", "--non-interactive", "--color=never"],
+                ["pulumi", *arguments, "--non-interactive", "--color=never"],
                 cwd=self._directory,
                 env=self._environment,
                 stdin=subprocess.DEVNULL,
