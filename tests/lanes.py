@@ -22,9 +22,9 @@ import click
 
 from lab.build import available_memory
 from lab.progress import duration
+from tests.support.paths import PROJECT
 
-_TESTS = Path(__file__).parent
-_PROJECT = _TESTS.parent
+_TESTS = PROJECT / "tests"
 
 # The files that build their own labs, in two lanes of about the same time. The others share one.
 OWN_LABS = (
@@ -149,7 +149,7 @@ class Runner:
                 return _Result(code=-signal.SIGINT, seconds=0.0)
             process = subprocess.Popen(
                 ["nice", "-n", str(lane.nice), *lane.command],
-                cwd=_PROJECT,
+                cwd=PROJECT,
                 stdin=subprocess.DEVNULL,
                 stdout=subprocess.PIPE,
                 stderr=subprocess.STDOUT,

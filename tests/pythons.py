@@ -15,7 +15,8 @@ from tempfile import TemporaryDirectory
 
 import click
 
-_PROJECT = Path(__file__).parent.parent
+from tests.support.paths import PROJECT
+
 _PIP = ("-m", "pip", "--quiet", "--disable-pip-version-check", "--no-input", "install")
 _FOLDERS = ("cli", "components", "config", "policy", "stacks")
 _LEFT_OUT = ("components/host", "components/scripts")
@@ -62,7 +63,7 @@ def main(version: str) -> None:
         )
     with TemporaryDirectory(prefix="nordmesh-python-") as directory:
         for command in _commands(interpreter, Path(directory)):
-            code = subprocess.run(command, cwd=_PROJECT, check=False).returncode
+            code = subprocess.run(command, cwd=PROJECT, check=False).returncode
             if code != 0:
                 sys.exit(code)
 

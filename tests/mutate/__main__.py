@@ -15,8 +15,8 @@ import click
 from tests.mutate.areas import AREAS, sample
 from tests.mutate.mutant import Mutant
 from tests.mutate.tree import Ended, Tree, copied
+from tests.support.paths import PROJECT
 
-_PROJECT = Path(__file__).resolve().parents[2]
 _INTERRUPTED = 130  # 128 + SIGINT, as shells do
 # The limit before the first measurement: the slowest area, or mypy without a cache, when busy.
 _BASELINE_SECONDS = 1800.0
@@ -191,7 +191,7 @@ def mutate(
     done: list[Result] = []
     signal.signal(signal.SIGTERM, signal.default_int_handler)
     try:
-        with copied(_PROJECT) as tree:
+        with copied(PROJECT) as tree:
             run = Run(tree, quick=quick, engine=engine)
             known = read_results(file, run.version) if file else {}
             chosen = [
