@@ -31,10 +31,10 @@ class ControlPlaneArgs:
     etcd_metrics: whether a new cluster's etcd serves its metrics to other machines; a firewall must
     close the port to all but members. immutable: the hooks that refuse a change of a setting that
     is fixed at creation. protect: whether to refuse the deletion of the cluster with its etcd.
-    membership: tells the node whether to create the cluster. after: the control plane that is made
-    before this one. existence: the resource whose deletion deletes the cluster. only: whether there
-    is no other control plane. oidc: the identity provider whose tokens the API server accepts.
-    labels, taints: those that the stack file gives the node.
+    membership: tells the node whether to create the cluster. earlier: those before this one in the
+    list. existence: the resource whose deletion deletes the cluster. only: whether there is no
+    other control plane. oidc: the identity provider whose tokens the API server accepts. labels,
+    taints: those that the stack file gives the node.
     """
 
     node: Node
@@ -45,7 +45,7 @@ class ControlPlaneArgs:
     immutable: pulumi.ResourceHookBinding
     protect: bool
     membership: Membership
-    after: "ControlPlane | None"
+    earlier: Sequence["ControlPlane"]
     existence: pulumi.Resource
     only: bool
     oidc: Oidc | None
@@ -122,7 +122,6 @@ class ControlPlane(pulumi.ComponentResource):
         self.register_outputs({})
 
     def _make_member(self, name: str, args: ControlPlaneArgs) -> RemoteScript:
-        earlier = [args.after.member] if args.after else []
         return RemoteScript(
             f"{name}-member",
             args.node.machine.connection,
@@ -130,8 +129,9 @@ class ControlPlane(pulumi.ComponentResource):
             delete=leave_script(name, args.node.machine, args.kubernetes.endpoint),
             opts=pulumi.ResourceOptions(
                 parent=self,
-                # Also orders removals: etcd loses one member at a time.
-                depends_on=[self.initialised, *earlier],
+                # Also orders removals: etcd loses one member at a time. On all of them, since one
+                # in between may stay.
+                depends_on=[self.initialised, *(one.member for one in args.earlier)],
                 deleted_with=args.existence,
                 replace_with=[] if args.only else [self.initialised],
             ),

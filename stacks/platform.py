@@ -265,7 +265,7 @@ class Platform:
                 immutable=self._immutable.hooks,
                 protect=("etcd", name) in alone(self._config),
                 membership=membership,
-                after=members[-1] if members else None,
+                earlier=tuple(members),
                 oidc=self._config.access.oidc if self._config.access else None,
                 existence=self._listed,
                 only=len(peers) == 1,

@@ -9,6 +9,8 @@
 readonly PKI=/etc/kubernetes/pki/etcd
 # The addresses of the other control planes, for a run after this machine's API server has stopped.
 readonly OTHERS=/etc/kubernetes/nordmesh-leaving
+# Exists once this machine's member has been removed. Without its node, the others' firewall hides etcd from it.
+readonly NO_MEMBER=/etc/kubernetes/nordmesh-no-member
 readonly PLANES='{range .items[*]}{.metadata.name} {.status.addresses[?(@.type=="InternalIP")].address}{"\n"}{end}'
 readonly HEALTHY='"health":"true"'
 export KUBECONFIG=/etc/kubernetes/admin.conf
@@ -60,7 +62,7 @@ find_members() {
     members=$(grep -o '{"ID":"[0-9]*"[^{}]*}' <<<"$answer") ||
         fail etcd-silent "etcd on $server does not list its members" \
             "nobody knows whether it keeps its quorum without $JOINED_NODE; nothing was changed" \
-            "check the pod etcd there (\`kubectl get pods -n kube-system\`), then run \`pulumi up\` again"
+            "${node:+check the pod etcd there (\`kubectl get pods -n kube-system\`), then run \`pulumi up\` again}${node:-someone has deleted the node $JOINED_NODE, and the firewall there lets only nodes in: put $JOINED_NODE back into the stack file with \`gone: REASON\`, and run \`pulumi up\`; then remove it}"
     # A machine that was lost while it joined has no name yet.
     own=$(grep -F -e "\"name\":\"$JOINED_NODE\"" -e "\"https://$ADDRESS:2380\"" <<<"$members" || true)
 }
@@ -151,12 +153,15 @@ fi
 find_others
 find_server
 node=$(ask_api "whether $JOINED_NODE is a node" node "$JOINED_NODE" --ignore-not-found -o name)
-find_members
-[ "$GONE" != true ] || require_gone
-if [ -n "$own" ]; then
-    require_quorum
-    [ -z "$node" ] || [ "$GONE" = true ] || drain
-    remove_member
+if [ "$GONE" = true ] || [ -n "$node" ] || [ ! -f "$NO_MEMBER" ]; then
+    find_members
+    [ "$GONE" != true ] || require_gone
+    if [ -n "$own" ]; then
+        require_quorum
+        [ -z "$node" ] || [ "$GONE" = true ] || drain
+        remove_member
+    fi
+    [ "$GONE" = true ] || : >"$NO_MEMBER"
 fi
 [ -z "$node" ] || delete_node
 delete_pods

@@ -9,6 +9,7 @@ import re
 import signal
 import subprocess
 import time
+from collections import defaultdict
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from contextlib import suppress
 from dataclasses import dataclass
@@ -127,10 +128,20 @@ def kill_each(pids: Iterable[int]) -> None:
 
 
 def descendants(pid: int) -> Iterator[int]:
-    """Return all descendants of a process."""
-    children = subprocess.run(
-        ["pgrep", "--parent", str(pid)], capture_output=True, text=True, check=False
-    ).stdout.split()
-    for child in map(int, children):
-        yield child
-        yield from descendants(child)
+    """Return all descendants of a process, as they are at one moment.
+
+    A process that has left its parent meanwhile, such as a machine that has started, is none.
+    """
+    listed = subprocess.run(
+        ["ps", "-e", "-o", "pid=,ppid="], capture_output=True, text=True, check=True
+    ).stdout.splitlines()
+    children = defaultdict[int, list[int]](list)
+    for child, parent in (map(int, line.split()) for line in listed):
+        children[parent].append(child)
+
+    def below(parent: int) -> Iterator[int]:
+        for child in children[parent]:
+            yield child
+            yield from below(child)
+
+    return below(pid)

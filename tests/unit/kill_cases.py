@@ -84,6 +84,8 @@ ulimit -S -f unlimited
 member() {
     printf '{"ID":"%s","name":"%s","clientURLs":["https://192.0.2.1%s:2379"]}' "$1" "$2" "$1"
 }
+# The firewall of the others lets only nodes in.
+[ -e /cluster/node ] || exit 28
 case ${!#} in
 */member/list)
     printf '{"members":[%s,%s' "$(member 1 cp-1)" "$(member 3 cp-3)"

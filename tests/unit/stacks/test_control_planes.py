@@ -56,7 +56,7 @@ def test_control_planes_leave_one_after_another_and_not_in_a_destroy() -> None:
     assert needed == {
         "cp-1": ["Command cp-1-init"],
         "cp-2": ["Command cp-1-member", "Command cp-2-init"],
-        "cp-3": ["Command cp-2-member", "Command cp-3-init"],
+        "cp-3": ["Command cp-1-member", "Command cp-2-member", "Command cp-3-init"],
     }
     for name in PLANES:
         assert options[f"Command {name}-member"]["deleted_with"] == LIST
