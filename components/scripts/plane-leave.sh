@@ -1,9 +1,9 @@
 #!/usr/bin/env bash
-# Takes the control plane JOINED_NODE out of the cluster: drains its node, removes its member from etcd, and
-# deletes the node, in this order. Runs on that machine before it is reset, and asks another control plane: this
-# one cannot answer once its member is gone. With GONE, it runs on another control plane, for a machine that is
-# lost, whose pods nobody can move. Each step looks first, so the next run continues a killed one. Reads:
-# NODE_NAME ENDPOINT JOINED_NODE ADDRESS (of that node in the cluster) GONE ALLOW_DATA_LOSS.
+# Takes the control plane JOINED_NODE out of the cluster: drains its node, removes its member from etcd, stops its
+# API server, and deletes the node, in this order. Runs on that machine before it is reset, and asks another
+# control plane: this one cannot answer once its member is gone. With GONE, it runs on another control plane, for a
+# machine that is lost, whose pods nobody can move. Each step looks first, so the next run continues a killed one.
+# Reads: NODE_NAME ENDPOINT JOINED_NODE ADDRESS (of that node in the cluster) GONE ALLOW_DATA_LOSS.
 # Uses: identity.sh removal.sh
 
 readonly PKI=/etc/kubernetes/pki/etcd
@@ -11,6 +11,7 @@ readonly PKI=/etc/kubernetes/pki/etcd
 readonly OTHERS=/etc/kubernetes/nordmesh-leaving
 # Exists once this machine's member has been removed. Without its node, the others' firewall hides etcd from it.
 readonly NO_MEMBER=/etc/kubernetes/nordmesh-no-member
+readonly API_MANIFEST=/etc/kubernetes/manifests/kube-apiserver.yaml
 readonly PLANES='{range .items[*]}{.metadata.name} {.status.addresses[?(@.type=="InternalIP")].address}{"\n"}{end}'
 readonly HEALTHY='"health":"true"'
 export KUBECONFIG=/etc/kubernetes/admin.conf
@@ -134,6 +135,18 @@ remove_member() {
     until_true 60 "etcd without $JOINED_NODE" is_healthy "https://$server:2379"
 }
 
+# stop_api_server: stops this machine's, which has no etcd any more. It would hold each request of the clients that
+# are connected to it until they give up, and a node could be NotReady before; without it, they go to another one.
+stop_api_server() {
+    local running id
+    rm -f "$API_MANIFEST"
+    running=$(ctr --namespace k8s.io containers ls -q 'labels."io.kubernetes.container.name"==kube-apiserver') ||
+        step "containerd does not answer: the API server here runs until the machine is reset"
+    for id in $running; do
+        ctr --namespace k8s.io tasks kill --signal SIGKILL "$id" >/dev/null 2>&1 || true
+    done
+}
+
 # delete_pods: deletes what the API server still shows of the static pods. A control plane that joins asks all
 # members that have such a pod, and keys of Secrets change only where every API server has them.
 delete_pods() {
@@ -163,6 +176,7 @@ if [ "$GONE" = true ] || [ -n "$node" ] || [ ! -f "$NO_MEMBER" ]; then
     fi
     [ "$GONE" = true ] || : >"$NO_MEMBER"
 fi
+[ "$GONE" = true ] || stop_api_server
 [ -z "$node" ] || delete_node
 delete_pods
 # On the machine itself the reset removes it: without it, a run whose success nobody has seen could not run again.

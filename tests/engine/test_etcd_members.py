@@ -49,6 +49,7 @@ def machine(tmp_path: Path) -> Machine:
     library = Path(__file__).parent / "etcd_members.sh"
     made.write("/etcd_members.sh", library.read_text())
     made.fake("kubectl", _KUBECTL)
+    made.fake("ctr")
     cluster = Kubernetes(cluster_name="test", version=VERSION, endpoint=ENDPOINT)
     release = catalogue.KUBERNETES[VERSION]
     first, *others = kubeadm.cluster_documents(cluster, release, address=ADDRESSES["cp-1"])

@@ -100,6 +100,8 @@ esac
 def _planes(machine: Machine) -> None:
     machine.fake("kubectl", _PLANES_API)
     machine.fake("curl", _ETCD)
+    machine.fake("ctr", "case $* in *'containers ls'*) echo api ;; esac")
+    machine.write("/etc/kubernetes/manifests/kube-apiserver.yaml", "kind: Pod\n")
     machine.write("/etc/kubernetes/admin.conf", "    server: https://api.example:6443\n")
     machine.write("/cluster/node", "node/cp-2\n")
     machine.write("/cluster/member", "")
