@@ -3,7 +3,6 @@
 import base64
 import json
 import os
-import socket
 import subprocess
 import time
 import urllib.error
@@ -19,6 +18,7 @@ from components.manifests.alertmanager import alertmanager
 from config import ALERT_HEARTBEAT_URL, ALERT_SMTP_PASSWORD, ALERT_WEBHOOK_URL, catalogue
 from config.observability.alertmanager import Alertmanager
 from lab import paths
+from lab.ports import reserved_port
 from tests.support.receiver import Mailbox, Webhook, mailbox, webhook
 
 
@@ -58,7 +58,7 @@ def alerting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alerting]:
         ],
         check=True, capture_output=True,
     )  # fmt: skip
-    with webhook() as web, mailbox(certificate, key) as mail:
+    with webhook() as web, mailbox(certificate, key) as mail, reserved_port() as port:
         secrets = {
             ALERT_WEBHOOK_URL: f"http://localhost:{web.port}/hooks/1\n",
             ALERT_HEARTBEAT_URL: f"http://localhost:{web.port}/heartbeat",
@@ -78,9 +78,7 @@ def alerting(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Alerting]:
         }
         encoded = {key: base64.b64encode(text.encode()).decode() for key, text in secrets.items()}
         file = write_files(directory, Alertmanager.model_validate(settings), encoded)
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            address = f"127.0.0.1:{probe.getsockname()[1]}"
+        address = f"127.0.0.1:{port}"
         with (directory / "log").open("w") as log:
             process = subprocess.Popen(
                 [

@@ -1,7 +1,6 @@
 """The real Prometheus with the rendered configuration, and an API server that knows one pod."""
 
 import json
-import socket
 import subprocess
 import threading
 import time
@@ -18,6 +17,7 @@ from components.manifests import alertmanager, prometheus
 from config import catalogue
 from config.observability import MONITORING_NAMESPACE, Prometheus
 from lab import paths
+from lab.ports import reserved_port
 from tests.engine.conftest import wait_until
 
 ADDRESS = "127.77.9.3"
@@ -124,11 +124,9 @@ def test_alerts_reach_alertmanager_without_its_service(tmp_path: Path, *, ready:
     with (
         serving((ADDRESS, alertmanager.PORT), receiver(names)),
         serving(("127.0.0.1", 0), api_server([pod(ready=ready)], stop)) as api,
+        reserved_port() as port,
         (tmp_path / "log").open("w") as log,
     ):
-        with socket.socket() as probe:
-            probe.bind(("127.0.0.1", 0))
-            port = probe.getsockname()[1]
         process = subprocess.Popen(
             [
                 str(paths.cache().bin / "prometheus" / "prometheus"),

@@ -20,6 +20,7 @@ import pytest
 
 from components.host.table import ENDPOINT_CONFIG, ENDPOINT_SERVERS, UNITS, node_files
 from config import ports
+from lab.ports import reserved_port
 from tests.unit import node
 from tests.unit.components.host.test_files import ARGS
 from tests.unit.machine import Machine
@@ -129,9 +130,11 @@ def pki(tmp_path_factory: pytest.TempPathFactory) -> Callable[[str], Path]:
     return made
 
 
-def free_port() -> int:
-    with socket.create_server(("127.0.0.1", 0)) as server:
-        return int(server.getsockname()[1])
+@pytest.fixture
+def port() -> Iterator[int]:
+    """The load balancer's: without a reservation another process may listen there first."""
+    with reserved_port() as port:
+        yield port
 
 
 def files(port: int = ports.API) -> dict[str, str]:
@@ -227,9 +230,9 @@ def test_the_load_balancer_listens_on_the_loopback_only() -> None:
 
 
 def test_only_api_servers_that_are_ready_and_of_the_cluster_are_used(
-    machine: Machine, program: str, pki: Callable[[str], Path], tmp_path: Path
+    machine: Machine, program: str, pki: Callable[[str], Path], tmp_path: Path, port: int
 ) -> None:
-    port, certificate, ca = free_port(), pki("cluster"), pki("cluster").with_suffix(".ca")
+    certificate, ca = pki("cluster"), pki("cluster").with_suffix(".ca")
     first = Api("127.0.1.1", port, certificate)
     second = Api("127.0.1.2", port, certificate, is_ready=False)
     text = servers(machine, "127.0.1.1", "127.0.1.2", "127.0.1.3", ca=ca)
@@ -255,10 +258,10 @@ def output(balancer: Balancer) -> str:
 
 
 def test_an_api_server_that_goes_away_is_replaced_within_ten_seconds(
-    machine: Machine, program: str, pki: Callable[[str], Path], tmp_path: Path
+    machine: Machine, program: str, pki: Callable[[str], Path], tmp_path: Path, port: int
 ) -> None:
     """New connections lead to the other one at once."""
-    port, certificate, ca = free_port(), pki("cluster"), pki("cluster").with_suffix(".ca")
+    certificate, ca = pki("cluster"), pki("cluster").with_suffix(".ca")
     text = servers(machine, "127.0.1.1", "127.0.1.2", ca=ca)
     down = "Server ready/127.0.1.1 is DOWN"
     with (
@@ -280,10 +283,10 @@ def test_an_api_server_that_goes_away_is_replaced_within_ten_seconds(
 
 
 def test_no_connection_fails_while_a_machine_that_is_off_is_found(
-    machine: Machine, program: str, pki: Callable[[str], Path], tmp_path: Path
+    machine: Machine, program: str, pki: Callable[[str], Path], tmp_path: Path, port: int
 ) -> None:
     """A connection that is being tried when the check fails goes to the other API server."""
-    port, certificate, ca = free_port(), pki("cluster"), pki("cluster").with_suffix(".ca")
+    certificate, ca = pki("cluster"), pki("cluster").with_suffix(".ca")
     text, failures = servers(machine, "127.0.1.1", "127.0.1.2", ca=ca), list[str]()
     is_over, asked = threading.Event(), list[str]()
     with (
@@ -323,10 +326,10 @@ def no_answer(address: str, port: int) -> Iterator[None]:
 
 
 def test_a_reload_refuses_and_closes_no_connection(
-    machine: Machine, program: str, pki: Callable[[str], Path], tmp_path: Path
+    machine: Machine, program: str, pki: Callable[[str], Path], tmp_path: Path, port: int
 ) -> None:
     """Another control plane comes while clients open connections, and one keeps its own."""
-    port, certificate, ca = free_port(), pki("cluster"), pki("cluster").with_suffix(".ca")
+    certificate, ca = pki("cluster"), pki("cluster").with_suffix(".ca")
     text, failures = servers(machine, "127.0.1.1", ca=ca), list[str]()
     is_over, asked = threading.Event(), 0
     with (
