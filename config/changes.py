@@ -77,10 +77,8 @@ _ENCRYPTION = ("encryption-use.sh", "encryption-retire.sh")
 _PLANE = (_INIT, *_ENCRYPTION, "admin-credentials.sh", _ETCD, _LEAVE)
 _INSTALL, _ROLLOUT, _UNINSTALL = "istio-install.sh", "istio-rollout.sh", "istio-uninstall.sh"
 _GUEST, _CONTAINER = "kvm-create.sh", "container-create.sh"
-_POOL = (
-    _GUEST, *_PLANE, _PREPARE, _JOIN, _LABELS, _READY, _INSTALL, _ROLLOUT, "DeploymentPatch"
-)  # fmt: skip
 _NEW_NODE = (_PREPARE, _JOIN, _LABELS, _READY)
+_EACH_NODE = (*_PLANE, *_NEW_NODE, _INSTALL, _ROLLOUT)
 _ROUTE, _RULE = "VirtualService", "DestinationRule"
 _PEERS, _CALLERS = "PeerAuthentication", "AuthorizationPolicy"
 _POLICY = "NetworkPolicy"
@@ -126,14 +124,8 @@ def _immutable(note: str = "") -> Change:
 
 _NAMED = "the scripts of the named node, which have nothing to change"
 _LOGIN = _nodes(
-    *_PLANE,
+    *_EACH_NODE,
     _BACKUP,
-    _PREPARE,
-    _JOIN,
-    _LABELS,
-    _READY,
-    _INSTALL,
-    _ROLLOUT,
     note="the login; the scripts have nothing else to change",
 )
 _HYPERVISOR_LOGIN = _nodes(_GUEST, note="the login; the script has nothing else to change")
@@ -247,13 +239,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "emulated",
         _restarts(
             _GUEST,
-            *_PLANE,
-            _PREPARE,
-            _JOIN,
-            _LABELS,
-            _READY,
-            _INSTALL,
-            _ROLLOUT,
+            *_EACH_NODE,
             note="all of its guests restart; the scripts on them get another time limit",
         ),
     ),
@@ -265,7 +251,12 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     (
         "machines.pools.*",
         ".",
-        _restarts(*_POOL, note="as each of its keys, on the nodes of the pool"),
+        _restarts(
+            _GUEST,
+            *_EACH_NODE,
+            "DeploymentPatch",
+            note="as each of its keys, on the nodes of the pool",
+        ),
     ),
     ("machines.pools.*", "labels region zone", _SCHEDULING),
     ("machines.pools.*", "taints taints.[].key taints.[].value taints.[].effect", _TAINTS),
@@ -321,7 +312,12 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     (
         "machines.nodes.*",
         "pool",
-        _restarts(*_POOL, note="as each key of the pools that the node then has another value of"),
+        _restarts(
+            _GUEST,
+            *_EACH_NODE,
+            "DeploymentPatch",
+            note="as each key of the pools that the node then has another value of",
+        ),
     ),
     ("machines.nodes.*", "labels region zone", _SCHEDULING),
     ("machines.nodes.*", "taints taints.[].key taints.[].value taints.[].effect", _TAINTS),
