@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from config import StackConfig
+from tests.support.sections import alertmanager
 from tests.unit.config.test_errors import GONE, Wrong, edited, expect, refusal
 from tests.unit.conftest import Load, Values
 
@@ -183,16 +184,7 @@ def alerting(container_stack: Values) -> Values:
         "alertSmtpPassword": "t0p-s3cr3t",
         "observability": {
             "prometheus": {"enabled": True},
-            "alertmanager": {
-                "enabled": True,
-                "webhook": {"host": "alerts.example.no"},
-                "email": {
-                    "to": ["on-call@example.no"],
-                    "sender": "nordmesh@example.no",
-                    "host": "smtp.example.no",
-                    "username": "nordmesh",
-                },
-            },
+            "alertmanager": alertmanager(),
         },
     }
     hosts = {
