@@ -109,7 +109,7 @@ def _check_demo_service(service: Service | None) -> Iterator[Problem]:
         yield Problem(
             code="demo-ports",
             path=(*service_path, "ports"),
-            what=f"the demo's {DEMO_SERVICE} has one port, not several",
+            what=f"the demo's {DEMO_SERVICE} must have one port, not several",
             why=f"{_DEMO_WHY}, and calls them on that port",
             fix=f"set port: 8080 instead, {_NO_DEMO}",
             about=(_DEMO_SWITCH,),
@@ -118,7 +118,7 @@ def _check_demo_service(service: Service | None) -> Iterator[Problem]:
         yield Problem(
             code="demo-protocol",
             path=(*service_path, "protocol"),
-            what=f"the demo's {DEMO_SERVICE} speaks http, not {service.protocol}",
+            what=f"the demo's {DEMO_SERVICE} must speak http, not {service.protocol}",
             why=f"{_DEMO_WHY}, on a port named http-echo",
             fix=f"remove protocol, {_NO_DEMO}",
             about=(_DEMO_SWITCH,),
@@ -127,8 +127,9 @@ def _check_demo_service(service: Service | None) -> Iterator[Problem]:
         yield Problem(
             code="demo-selector",
             path=(*service_path, "selector"),
-            what=f"the pods of the demo's {DEMO_SERVICE} have the label app: {DEMO_SERVICE}",
-            why=f"{_DEMO_WHY}, and selects their pods by that label",
+            what="the selector does not select the demo's pods, which have the label "
+            f"app: {DEMO_SERVICE}",
+            why=f"{_DEMO_WHY}, and gives their pods that label",
             fix=f"remove selector, {_NO_DEMO}",
             about=(_DEMO_SWITCH,),
         )

@@ -538,7 +538,7 @@ CONTAINER = [
         {"machines.container": GONE},
         "machines.container",
         "container-network-missing",
-        ("cp-1, worker-1 need it", "bridge: nordmesh0"),
+        ("these nodes need it: cp-1, worker-1", "bridge: nordmesh0"),
     ),
     Wrong(
         "container node outside its subnet",

@@ -340,7 +340,7 @@ ACCESS = [
         },
         f"{CALLERS}[0].service",
         "caller-account-shared",
-        ("cart runs as shop/default, and so does checkout",),
+        ("cart shares the service account shop/default with checkout",),
     ),
     Wrong(
         "an account outside the mesh",

@@ -107,14 +107,14 @@ ALL = [
         {"alertWebhookUrl": "https://evil.example/t0p-s3cr3t"},
         "alertWebhookUrl",
         "alert-url-host",
-        ("another host or port than alerts.example.no:443",),
+        ("does not lead to alerts.example.no:443",),
     ),
     Wrong(
         "a URL with another port",
         {"alertWebhookUrl": "https://alerts.example.no:8443/t0p-s3cr3t"},
         "alertWebhookUrl",
         "alert-url-host",
-        ("another host or port than alerts.example.no:443",),
+        ("does not lead to alerts.example.no:443",),
     ),
     Wrong(
         "a URL without TLS",
