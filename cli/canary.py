@@ -73,7 +73,7 @@ def find(text: str, name: str) -> CanaryEntry:
         parsed = Canary.model_validate(values["canary"], by_alias=True, by_name=False)
     except ValidationError:
         raise NordmeshError(
-            f"the canary of {name} has wrong values",
+            f"the canary of {name} has invalid values",
             code="wrong-canary",
             path=f"{path}.canary",
             fix="run `nordmesh explain`, which lists each error, and fix them",

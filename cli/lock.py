@@ -87,7 +87,9 @@ def digests_of(reference: str, source: str | None) -> dict[str, str]:
     usable = {name: digests[name] for name in catalogue.ARCHITECTURES if name in digests}
     if not usable:
         raise NordmeshError(
-            f"the image supports only {', '.join(digests) or 'nothing'}", code="no-architecture"
+            f"the image supports neither {' nor '.join(catalogue.ARCHITECTURES)}, "
+            f"but {', '.join(digests) or 'no architecture'}",
+            code="no-architecture",
         )
     return usable
 

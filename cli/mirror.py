@@ -235,15 +235,27 @@ def command(
     else:
         config = read_stack(project(), stack or selected_stack()).usable()
         selection, default = of_stack(config, platform or ()), project() / config.artifacts.lock
-    path = lock_file or default
-    lock = read_lock(path)
+    images = None if target is None else Images(source=source, target=target)
+    _copy(selection, lock_file or default, directory=directory, base=base, images=images)
+
+
+def _copy(
+    selection: Selection,
+    lock_file: Path,
+    *,
+    directory: Path | None,
+    base: str | None,
+    images: Images | None,
+) -> None:
+    """Copy the binaries, with a directory for them, and the images, with a registry for them."""
+    lock = read_lock(lock_file)
     if missing := unknown(
-        selection, lock, binaries=directory is not None, images=target is not None
+        selection, lock, binaries=directory is not None, images=images is not None
     ):
         raise NordmeshError(
             f"the lock file has no checksum of {', '.join(missing)}",
             code="no-checksum",
-            path=str(path),
+            path=str(lock_file),
             why="a copy could not be verified; nothing was copied",
             fix="run `nordmesh lock`, review what it adds, and run this again",
         )
@@ -254,8 +266,7 @@ def command(
     tasks: list[Task] = []
     if directory is not None:
         tasks += _downloads(selection, lock, directory, base, say)
-    if target is not None:
-        images = Images(source=source, target=target)
+    if images is not None:
         tasks += _images(selection, lock, images)
     if not _run(tasks, say):
         raise typer.Exit(1)

@@ -7,6 +7,7 @@ import subprocess
 from collections.abc import Sequence
 from pathlib import Path
 
+from cli.programs import captured
 from components.api_servers import first_ready
 from components.manifests import kubeadm
 from config import stack_file
@@ -111,14 +112,10 @@ def _is_lab(stack: str) -> bool:
 def _pulumi(*arguments: str, streaming: bool = False) -> "subprocess.CompletedProcess[str]":
     events = {"PULUMI_ENABLE_STREAMING_JSON_PREVIEW": "true"} if streaming else {}
     try:
-        return subprocess.run(
+        return captured(
             ["pulumi", *arguments, "--non-interactive", "--color=never"],
             cwd=project(),
-            env={**os.environ, **events},
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
+            environment={**os.environ, **events},
         )
     except FileNotFoundError:
         raise no_pulumi() from None

@@ -6,7 +6,7 @@ from typing import Annotated
 
 import typer
 
-from config import changes, schema
+from config import changes_page, schema
 from config.errors import NordmeshError
 
 
@@ -36,7 +36,7 @@ def command(
 
 
 def _generated() -> Mapping[Path, str]:
-    return {schema.PATH: schema.text(), changes.PATH: changes.page()}
+    return {schema.PATH: schema.text(), changes_page.PATH: changes_page.page()}
 
 
 def _shown(file: Path) -> str:

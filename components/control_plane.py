@@ -75,34 +75,14 @@ class ControlPlane(pulumi.ComponentResource):
     ) -> None:
         super().__init__("nordmesh:kubernetes:ControlPlane", name, None, opts)
         self.node = args.node
-        machine, kubernetes = args.node.machine, args.kubernetes
-        self.initialised = RemoteScript(
-            f"{name}-init",
-            machine.connection,
-            _init_script(args, cluster="new"),
-            update=_init_script(args, cluster="exists"),
-            # Guarded by `protect`: as a setting, a permission would run the script again.
-            delete=reset_script(name, endpoint=kubernetes.endpoint, allow_data_loss=True),
-            secret_output=True,
-            turn=args.membership.turn(name),
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                depends_on=[args.node.prepared],
-                protect=args.protect,
-                hooks=pulumi.ResourceHookBinding.merge(
-                    args.immutable,
-                    args.membership.hooks(
-                        name, seconds=_MAKE_SECONDS * machine.connection.patience + LOCK_SECONDS
-                    ),
-                ),
-            ),
-        )
+        connection = args.node.machine.connection
+        self.initialised = self._initialise(name, args)
         args.membership.add(name, self.initialised)
         args.node.register_member(self.initialised)
         if args.labels or args.taints:
             NodeLabels(
                 name,
-                runner=machine.connection,
+                runner=connection,
                 labels=args.labels,
                 taints=args.taints,
                 member=self.initialised,
@@ -113,13 +93,35 @@ class ControlPlane(pulumi.ComponentResource):
         self.printed = self.initialised.stdout.apply(kubeadm.credentials)
         admin = AdminCredentials(
             name,
-            machine.connection,
-            endpoint=kubernetes.endpoint,
+            connection,
+            endpoint=args.kubernetes.endpoint,
             printed=self.initialised.stdout,
             parent=self,
         )
         self.credentials = admin.values
         self.register_outputs({})
+
+    def _initialise(self, name: str, args: ControlPlaneArgs) -> RemoteScript:
+        connection = args.node.machine.connection
+        membership = args.membership.hooks(
+            name, seconds=_MAKE_SECONDS * connection.patience + LOCK_SECONDS
+        )
+        return RemoteScript(
+            f"{name}-init",
+            connection,
+            _init_script(args, cluster="new"),
+            update=_init_script(args, cluster="exists"),
+            # Guarded by `protect`: as a setting, a permission would run the script again.
+            delete=reset_script(name, endpoint=args.kubernetes.endpoint, allow_data_loss=True),
+            secret_output=True,
+            turn=args.membership.turn(name),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=[args.node.prepared],
+                protect=args.protect,
+                hooks=pulumi.ResourceHookBinding.merge(args.immutable, membership),
+            ),
+        )
 
     def _make_member(self, name: str, args: ControlPlaneArgs) -> RemoteScript:
         return RemoteScript(
@@ -136,6 +138,25 @@ class ControlPlane(pulumi.ComponentResource):
                 replace_with=[] if args.only else [self.initialised],
             ),
         )
+
+
+class _Ready:
+    """The first control plane whose API server is ready; asked once in a run.
+
+    names: the control planes by address.
+    """
+
+    def __init__(self, names: Mapping[str, str]) -> None:
+        self._names = names
+        self._answer: asyncio.Future[str] | None = None
+
+    async def address(self) -> str:
+        if self._answer is None:
+            self._answer = asyncio.ensure_future(first_ready(list(self._names)))
+        return await self._answer
+
+    async def name(self) -> str:
+        return self._names[await self.address()]
 
 
 class ControlPlanes:
@@ -165,22 +186,10 @@ class ControlPlanes:
                     return name
             return next(iter(by_name))
 
-        # Asked once in a run.
-        names = {one.node.machine.address: name for name, one in by_name.items()}
-        answer: list[asyncio.Future[str]] = []
-
-        async def ready() -> str:
-            if not answer:
-                answer.append(asyncio.ensure_future(first_ready(list(names))))
-            return await answer[0]
+        ready = _Ready({one.node.machine.address: name for name, one in by_name.items()})
 
         async def address() -> str:
-            if kubernetes.public_endpoint is not None:
-                return kubernetes.public_endpoint
-            return await ready()
-
-        async def ready_name() -> str:
-            return names[await ready()]
+            return kubernetes.public_endpoint or await ready.address()
 
         def kubeconfig(credentials: Mapping[str, str], address: str) -> str:
             endpoint = kubernetes.endpoint
@@ -199,7 +208,7 @@ class ControlPlanes:
                 name: Member(connection=one.node.machine.connection, id=one.initialised.id)
                 for name, one in by_name.items()
             },
-            ready=ready_name,
+            ready=ready.name,
             is_running=rollout.is_running,
         )
         self.kubeconfig: pulumi.Output[str] = pulumi.Output.all(credentials, address()).apply(

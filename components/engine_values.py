@@ -7,8 +7,8 @@ SECRET = "[secret]"  # noqa: S105 (what is shown in the place of one; Pulumi's o
 UNKNOWN = "[unknown]"
 
 # pulumi/pulumi, sdk/go/common/resource/properties.go and sdk/go/common/resource/plugin/rpc.go.
-_SIGNATURE = "4dabf18193072939515e22adb298388d"
-_UNKNOWNS = frozenset(
+SIGNATURE = "4dabf18193072939515e22adb298388d"
+UNKNOWNS = frozenset(
     (
         "04da6b54-80e4-46f7-96ec-b56ff0331ba9",
         "1c4a061d-8072-4f0a-a4cb-0ff528b18fe7",
@@ -24,12 +24,12 @@ _UNKNOWNS = frozenset(
 def cleaned(value: Any) -> Any:
     """Replace each secret in a value by SECRET, and each unknown value by UNKNOWN."""
     if isinstance(value, Mapping):
-        if _SIGNATURE in value:
+        if SIGNATURE in value:
             return SECRET
         return {key: cleaned(item) for key, item in value.items()}
     if isinstance(value, list):
         return [cleaned(item) for item in value]
-    return UNKNOWN if isinstance(value, str) and value in _UNKNOWNS else value
+    return UNKNOWN if isinstance(value, str) and value in UNKNOWNS else value
 
 
 def count_unknown(value: Any) -> int:

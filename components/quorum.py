@@ -96,9 +96,9 @@ def returned(gone: Sequence[str], present: Collection[str]) -> Iterator[Problem]
             yield Problem(
                 code="node-came-back",
                 path=("machines", "nodes", name, "gone"),
-                what=f"{name} was gone, and is no longer",
-                why="its node, and its member of etcd if it had one, have left the cluster; the "
-                "machine still has the files of that time",
+                what=f"`gone` was removed from {name}, which has left the cluster",
+                why="its machine still has the files of that time, and etcd has removed its "
+                "member for good, if it had one",
                 fix=f"remove {name} from the file and run `pulumi up`; run `kubeadm reset` on the "
                 "machine, remove /etc/kubernetes and /var/lib/etcd/member, and add it again: it "
                 "joins as a new node",
@@ -142,11 +142,12 @@ def silenced(before: Collection[str], lost: Collection[str]) -> list[Problem]:
         Problem(
             code="control-plane-quorum",
             path=("machines", "nodes", min(lost), "gone"),
-            what=f"{names} are gone, so {left} of {len(before)} control planes are left",
+            what=f"without {names}, {left} of {len(before)} control planes remain",
             why=f"{needed} of {len(before)} members of etcd must agree before one can be removed; "
             "the cluster can neither be read nor written",
-            fix=f"bring {needed - left} of {names} back; if none comes back, build a new cluster "
-            "in a new stack from a snapshot of etcd, as docs/backup.md shows",
+            fix=f"bring back {needed - left} of {names}, and remove `gone` from each; if you "
+            "cannot, build a new cluster in a new stack from a snapshot of etcd, as "
+            "docs/backup.md shows",
         )
     ]
 

@@ -50,45 +50,8 @@ class Worker(pulumi.ComponentResource):
         self, name: str, args: WorkerArgs, opts: pulumi.ResourceOptions | None = None
     ) -> None:
         super().__init__("nordmesh:kubernetes:Worker", name, None, opts)
-        machine = args.node.machine
         runner = args.control_planes.runners.of(name, pulumi.ResourceOptions(parent=self))
-        document = kubeadm.worker_join_document(
-            name=name,
-            address=machine.cluster_address,
-            is_private=machine.private_address is not None,
-        )
-        joined = RemoteScript(
-            f"{name}-join",
-            machine.connection,
-            Script(
-                file="kubeadm-join.sh",
-                node=name,
-                settings={
-                    "ENDPOINT": args.endpoint,
-                    "JOIN_CONFIG": kubeadm.to_yaml([document]),
-                },
-                timeout=_JOIN_SECONDS,
-            ),
-            delete=reset_script(name, endpoint=args.endpoint, allow_data_loss=args.allow_data_loss),
-            stdin=args.control_planes.discovery,
-            turn=args.rollout.turn(name, Stage.JOIN),
-            opts=pulumi.ResourceOptions(
-                parent=self,
-                depends_on=[args.node.prepared],
-                hooks=functools.reduce(
-                    pulumi.ResourceHookBinding.merge,
-                    (
-                        args.immutable,
-                        args.join_tokens.hooks(
-                            name,
-                            machine.connection,
-                            seconds=_JOIN_SECONDS * machine.connection.patience + LOCK_SECONDS,
-                        ),
-                        args.rollout.of_scripts,
-                    ),
-                ),
-            ),
-        )
+        joined = self._join(name, args)
         args.node.register_member(joined)
         marked: list[pulumi.Resource] = []
         if args.labels or args.taints:
@@ -106,18 +69,8 @@ class Worker(pulumi.ComponentResource):
         self.ready = RemoteScript(
             f"{name}-ready",
             runner,
-            Script(
-                file="node-ready.sh",
-                node=name,
-                settings={"JOINED_NODE": name},
-                timeout=390,
-            ),
-            delete=Script(
-                file="node-remove.sh",
-                node=name,
-                settings=removal,
-                timeout=300,
-            ),
+            Script(file="node-ready.sh", node=name, settings={"JOINED_NODE": name}, timeout=390),
+            delete=Script(file="node-remove.sh", node=name, settings=removal, timeout=300),
             opts=pulumi.ResourceOptions(
                 parent=self,
                 depends_on=[joined, *marked],
@@ -129,3 +82,33 @@ class Worker(pulumi.ComponentResource):
         )
         args.rollout.add_last(name, Stage.JOIN, self.ready)
         self.register_outputs({})
+
+    def _join(self, name: str, args: WorkerArgs) -> RemoteScript:
+        machine = args.node.machine
+        document = kubeadm.worker_join_document(
+            name=name,
+            address=machine.cluster_address,
+            is_private=machine.private_address is not None,
+        )
+        settings = {"ENDPOINT": args.endpoint, "JOIN_CONFIG": kubeadm.to_yaml([document])}
+        tokens = args.join_tokens.hooks(
+            name,
+            machine.connection,
+            seconds=_JOIN_SECONDS * machine.connection.patience + LOCK_SECONDS,
+        )
+        return RemoteScript(
+            f"{name}-join",
+            machine.connection,
+            Script(file="kubeadm-join.sh", node=name, settings=settings, timeout=_JOIN_SECONDS),
+            delete=reset_script(name, endpoint=args.endpoint, allow_data_loss=args.allow_data_loss),
+            stdin=args.control_planes.discovery,
+            turn=args.rollout.turn(name, Stage.JOIN),
+            opts=pulumi.ResourceOptions(
+                parent=self,
+                depends_on=[args.node.prepared],
+                hooks=functools.reduce(
+                    pulumi.ResourceHookBinding.merge,
+                    (args.immutable, tokens, args.rollout.of_scripts),
+                ),
+            ),
+        )

@@ -1,4 +1,4 @@
-"""The class of change of every key; `nordmesh schema` writes docs/changes.md from it.
+"""The class of change of every key; config.changes_page renders docs/changes.md from it.
 
 A class says what an edit of a key does to a running stack. The table below names every key of the
 models; a unit test fails for a key without a class, and for a class without a key.
@@ -7,12 +7,6 @@ models; a unit test fails for a key without a class, and for a class without a k
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass
 from enum import Enum
-from itertools import groupby
-from pathlib import Path
-from types import UnionType
-from typing import Annotated, Any, Union, get_args, get_origin
-
-from pydantic import BaseModel
 
 from config import (
     ALERT_SECRETS,
@@ -23,11 +17,7 @@ from config import (
     StackConfig,
 )
 from config.errors import KeyPath
-
-PATH = Path(__file__).resolve().parents[1] / "docs" / "changes.md"
-
-ENTRY, ITEM = "*", "[]"
-"""In a pattern: any name that the author chooses, and any position of a list."""
+from config.model_types import ENTRY, ITEM, paths
 
 
 class Kind(Enum):
@@ -77,10 +67,8 @@ _ENCRYPTION = ("encryption-use.sh", "encryption-retire.sh")
 _PLANE = (_INIT, *_ENCRYPTION, "admin-credentials.sh", _ETCD, _LEAVE)
 _INSTALL, _ROLLOUT, _UNINSTALL = "istio-install.sh", "istio-rollout.sh", "istio-uninstall.sh"
 _GUEST, _CONTAINER = "kvm-create.sh", "container-create.sh"
-_POOL = (
-    _GUEST, *_PLANE, _PREPARE, _JOIN, _LABELS, _READY, _INSTALL, _ROLLOUT, "DeploymentPatch"
-)  # fmt: skip
 _NEW_NODE = (_PREPARE, _JOIN, _LABELS, _READY)
+_EACH_NODE = (*_PLANE, *_NEW_NODE, _INSTALL, _ROLLOUT)
 _ROUTE, _RULE = "VirtualService", "DestinationRule"
 _PEERS, _CALLERS = "PeerAuthentication", "AuthorizationPolicy"
 _POLICY = "NetworkPolicy"
@@ -126,14 +114,8 @@ def _immutable(note: str = "") -> Change:
 
 _NAMED = "the scripts of the named node, which have nothing to change"
 _LOGIN = _nodes(
-    *_PLANE,
+    *_EACH_NODE,
     _BACKUP,
-    _PREPARE,
-    _JOIN,
-    _LABELS,
-    _READY,
-    _INSTALL,
-    _ROLLOUT,
     note="the login; the scripts have nothing else to change",
 )
 _HYPERVISOR_LOGIN = _nodes(_GUEST, note="the login; the script has nothing else to change")
@@ -247,13 +229,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
         "emulated",
         _restarts(
             _GUEST,
-            *_PLANE,
-            _PREPARE,
-            _JOIN,
-            _LABELS,
-            _READY,
-            _INSTALL,
-            _ROLLOUT,
+            *_EACH_NODE,
             note="all of its guests restart; the scripts on them get another time limit",
         ),
     ),
@@ -265,7 +241,12 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     (
         "machines.pools.*",
         ".",
-        _restarts(*_POOL, note="as each of its keys, on the nodes of the pool"),
+        _restarts(
+            _GUEST,
+            *_EACH_NODE,
+            "DeploymentPatch",
+            note="as each of its keys, on the nodes of the pool",
+        ),
     ),
     ("machines.pools.*", "labels region zone", _SCHEDULING),
     ("machines.pools.*", "taints taints.[].key taints.[].value taints.[].effect", _TAINTS),
@@ -321,7 +302,12 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     (
         "machines.nodes.*",
         "pool",
-        _restarts(*_POOL, note="as each key of the pools that the node then has another value of"),
+        _restarts(
+            _GUEST,
+            *_EACH_NODE,
+            "DeploymentPatch",
+            note="as each key of the pools that the node then has another value of",
+        ),
     ),
     ("machines.nodes.*", "labels region zone", _SCHEDULING),
     ("machines.nodes.*", "taints taints.[].key taints.[].value taints.[].effect", _TAINTS),
@@ -762,47 +748,9 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
 
 
 def every_key() -> list[str]:
-    """Every key of a stack file, as a pattern, in the order of the models.
-
-    A key is a value, a model that may be left out, or an entry of a mapping or a list of models.
-    """
-    keys = [".".join(path) for path in _fields(StackConfig, ())]
+    """Every key of a stack file, as a pattern, in the order of the models."""
+    keys = [".".join(path) for path in paths(StackConfig)]
     return [*dict.fromkeys(keys), *SECRETS]
-
-
-def _fields(model: type[BaseModel], above: KeyPath) -> Iterator[KeyPath]:
-    for name, field in model.model_fields.items():
-        yield from _below(field.annotation, (*above, field.alias or name))
-
-
-def _below(annotation: Any, path: KeyPath) -> Iterator[KeyPath]:
-    origin, arguments = get_origin(annotation), get_args(annotation)
-    if origin is Annotated:
-        yield from _below(arguments[0], path)
-    elif origin in (Union, UnionType):
-        if type(None) in arguments:
-            yield path
-        for member in arguments:
-            if member is not type(None):
-                yield from _below(member, path)
-    elif origin is dict and _has_model(arguments[1]):
-        yield (*path, ENTRY)
-        yield from _below(arguments[1], (*path, ENTRY))
-    elif origin in (list, tuple) and _has_model(arguments[0]):
-        yield path
-        yield from _below(arguments[0], (*path, ITEM))
-    elif _is_model(annotation):
-        yield from _fields(annotation, path)
-    else:
-        yield path
-
-
-def _is_model(annotation: Any) -> bool:
-    return isinstance(annotation, type) and issubclass(annotation, BaseModel)
-
-
-def _has_model(annotation: Any) -> bool:
-    return _is_model(annotation) or any(map(_has_model, get_args(annotation)))
 
 
 def rows() -> Iterator[tuple[str, Change]]:
@@ -848,27 +796,6 @@ def edited(before: object, after: object, path: KeyPath = ()) -> Iterator[KeyPat
         yield path
 
 
-def page() -> str:
-    """docs/changes.md."""
-    classes = [f"| **{kind.value}** | {meaning} |" for kind, meaning in MEANINGS.items()]
-    lines = [_HEAD, "| class | what an edit does |", "|---|---|", *classes, "", _KEYS]
-    for section, names in groupby(every_key(), key=lambda key: key.partition(".")[0]):
-        lines += [
-            f"## {section}",
-            "",
-            "| key | class | what it may change | note |",
-            "|---|---|---|---|",
-        ]
-        lines += [_row(name) for name in names] + [""]
-    return "\n".join(lines)
-
-
-def _row(key: str) -> str:
-    change = CHANGES[key]
-    resources = ", ".join(f"`{name}`" for name in sorted(change.resources))
-    return f"| `{key}` | {change.kind.value} | {resources} | {change.note} |"
-
-
 def _fits(pattern: KeyPath, path: KeyPath) -> bool:
     return len(pattern) <= len(path) and all(
         key in (ENTRY, name) or (key == ITEM and name.startswith("["))
@@ -878,19 +805,3 @@ def _fits(pattern: KeyPath, path: KeyPath) -> bool:
 
 _PATTERNS = [tuple(key.split(".")) for key in CHANGES]
 _GROUPS = {pattern[:length] for pattern in _PATTERNS for length in range(1, len(pattern))}
-_HEAD = """\
-# What an edit changes
-
-Every key of the stack file has a class of change: what an edit of it does to a running stack.
-`nordmesh schema` generates this page from the table in `config/changes.py`. A unit test fails if a
-key has no class, or if the page is out of date, and `tests/engine/test_edit_matrix.py` edits each
-key and compares what happens with its class.
-"""
-_KEYS = """\
-`*` stands for a name that you choose, `[]` for an item of a list. A key also covers all that its
-value holds: `kubernetes.kubelet` covers `kubernetes.kubelet.maxPods`. An entry or a section itself,
-such as `mesh.services.*` or `istio`, is about adding or removing it.
-
-The third column names what an edit may change: the script that runs, or the kind of object.
-Nothing happens for an immutable key, so it names nothing there.
-"""

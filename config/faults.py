@@ -202,16 +202,7 @@ class Fault:
                 return "boolean-expected", what, "use true or false"
             case "string_type" | "string_too_short":
                 what = f"expected text, not {kind_of(value)}"
-                is_meant = fits(self.below, self.field, as_written(value))
-                if isinstance(value, float) and is_meant:  # YAML reads 1.10 as 1.1
-                    fix = f'put it in quotes, with all its digits, for example "{value}"'
-                elif isinstance(value, int) and is_meant:
-                    fix = f"use {json.dumps(as_written(value))}"
-                elif self.field is not None and is_host_key(self.field):
-                    fix = HOST_KEY_REMEDY
-                else:
-                    fix = "use text" + (f", for example {good}" if good != "..." else "")
-                return "text-expected", what, fix
+                return "text-expected", what, self._text_fix()
             case "empty_list" if self.limit is not None:
                 closed = f", or {self.limit.closed}" if self.limit.closed else ""
                 fix = f"list what you mean{closed}; without {name}, {self.limit.allows}"
@@ -226,6 +217,18 @@ class Fault:
                 what = f"expected a mapping of keys to values, not {kind_of(value)}"
                 return "mapping-expected", what, self._mapping_fix()
         return "value-not-allowed", self.detail["msg"], f"use {good}"
+
+    def _text_fix(self) -> str:
+        """The fix for a value that should be text: it in quotes, if it then is what is meant."""
+        value, good = self.detail["input"], self._example()
+        is_meant = fits(self.below, self.field, as_written(value))
+        if isinstance(value, float) and is_meant:  # YAML reads 1.10 as 1.1
+            return f'put it in quotes, with all its digits, for example "{value}"'
+        if isinstance(value, int) and is_meant:
+            return f"use {json.dumps(as_written(value))}"
+        if self.field is not None and is_host_key(self.field):
+            return HOST_KEY_REMEDY
+        return "use text" + (f", for example {good}" if good != "..." else "")
 
     def _mapping_fix(self) -> str:
         """The fix for a value that should be a mapping: its keys, with examples."""

@@ -44,19 +44,7 @@ _SECRET = {
 
 def schema() -> Schema:
     """The JSON Schema (draft 7) of a whole Pulumi.<stack>.yaml."""
-    template = "#/definitions/{model}"
-    made = StackConfig.model_json_schema(ref_template=template, schema_generator=_Generator)
-    models = _tidy(made)
-    definitions = models["$defs"]
-    for model, releases in _RELEASES.items():
-        version = definitions[model]["properties"]["version"]
-        version.pop("pattern")
-        version["enum"] = list(releases)
-    for model in definitions.values():
-        properties = model.get("properties", {})
-        properties |= {key: _or_secret(value) for key, value in properties.items()}
-    for model in ("ContainerNode", "ExistingNode", "KvmNode"):
-        _allow_pool(definitions[model])
+    models = _models()
     sections = {f"{NAMESPACE}:{name}": section for name, section in models["properties"].items()}
     config = {
         "type": "object",
@@ -107,8 +95,26 @@ def schema() -> Schema:
         },
         "required": ["config"],
         "additionalProperties": False,
-        "definitions": {**definitions, "Secret": _SECRET},
+        "definitions": {**models["$defs"], "Secret": _SECRET},
     }
+
+
+def _models() -> Schema:
+    """The schema of the models, as they may be in a file."""
+    template = "#/definitions/{model}"
+    made = StackConfig.model_json_schema(ref_template=template, schema_generator=_Generator)
+    models = _tidy(made)
+    definitions = models["$defs"]
+    for model, releases in _RELEASES.items():
+        version = definitions[model]["properties"]["version"]
+        version.pop("pattern")
+        version["enum"] = list(releases)
+    for model in definitions.values():
+        properties = model.get("properties", {})
+        properties |= {key: _or_secret(value) for key, value in properties.items()}
+    for model in ("ContainerNode", "ExistingNode", "KvmNode"):
+        _allow_pool(definitions[model])
+    return models
 
 
 class _Generator(GenerateJsonSchema):

@@ -26,13 +26,13 @@ from typing import Any
 from urllib.parse import urlsplit
 
 from components.manifests import container
+from components.remote.node_command import local_text
 from config import stack_file
 from lab import paths
 from lab.errors import LabError
 
 Say = Callable[[str], None]
 
-_SCRIPTS = Path(__file__).resolve().parent.parent / "components" / "scripts"
 _START_SECONDS = 60.0
 _STOP_SECONDS = 10.0
 
@@ -286,7 +286,7 @@ class Service:
         with self.log.open("ab") as log:
             process = subprocess.Popen(
                 self.command,
-                cwd=_SCRIPTS.parent.parent,
+                cwd=paths.PROJECT,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -455,7 +455,7 @@ def _side_by_side(act: Callable[[str], None], names: Sequence[str]) -> None:
 
 def _machine_script(script: str, lab: Lab, name: str, settings: Mapping[str, str]) -> None:
     environment = {**os.environ, "NAME": name, "BRIDGE": lab.bridge, **settings}
-    command = ["bash", str(_SCRIPTS / script)]
+    command = ["bash", "-c", local_text(script)]
     result = subprocess.run(command, env=environment, capture_output=True, text=True, check=False)
     if result.returncode:
         raise LabError(

@@ -17,6 +17,7 @@ from typing import Any
 
 import yaml
 
+from cli.programs import captured
 from lab import paths, programs, toolchain
 from lab.errors import LabError
 
@@ -84,14 +85,10 @@ class Stack:
     def output(self, *arguments: str) -> str:
         """Return the output of a quiet pulumi command; raises LabError with its error text."""
         environment = toolchain.environment()
-        result = subprocess.run(
+        result = captured(
             [_pulumi(environment), *arguments, "--non-interactive", "--color=never"],
             cwd=self.project,
-            env=environment,
-            stdin=subprocess.DEVNULL,
-            capture_output=True,
-            text=True,
-            check=False,
+            environment=environment,
         )
         if result.returncode:
             raise LabError(

@@ -60,49 +60,30 @@ class Platform:
         alert_secrets: Mapping[str, pulumi.Output[str]],
         backup_secret_key: pulumi.Output[str] | None,
     ) -> None:
-        for line in warnings(config):
-            pulumi.log.warn(line)
         self._config = config
         self._lock = lock
         self._alert_secrets = alert_secrets
-        for line in self._unpinned():
+        for line in (*warnings(config), *self._unpinned()):
             pulumi.log.warn(line)
-        versions = config.kubernetes.version, config.istio.version if config.istio else None
-        self._binaries = {
-            architecture: catalogue.binaries(*versions, lock, architecture)
-            for architecture in config.machines.architectures
-        }
+        self._binaries = self._find_binaries()
         self._release = catalogue.KUBERNETES[config.kubernetes.version]
         texts = ScriptTexts("scripts")
         self._immutable = immutable.Immutable(config)
-        self._rollout = Rollout(
-            name
-            for name, _ in (
-                *config.machines.workers,
-                *config.machines.control_planes,
-                *config.machines.gone,
-            )
-        )
+        section = config.machines
+        in_turn = (*section.workers, *section.control_planes, *section.gone)
+        self._rollout = Rollout(name for name, _ in in_turn)
         machines = make_machines(
-            config.machines,
+            section,
             private_key=private_key,
             immutable=self._immutable.hooks,
             rollout=self._rollout,
         )
-        present = config.machines.present
-        self._machines = [machine for machine in machines if machine.name in present]
+        self._machines = [machine for machine in machines if machine.name in section.present]
         self._preflight = Preflight(config, self._machines, self._rollout.is_known)
-        self._listed = ControlPlaneList(
-            "control-planes",
-            {machine.name: machine.address for machine in self._planes},
-            self._immutable.refuse,
-            gone=[name for name, _ in config.machines.gone],
-            present=present,
-            key=config.kubernetes.encryption_key,
-        )
+        self._listed = self._make_list()
         self._nodes = {machine.name: self._node(machine) for machine in self._machines}
         self._control_planes = self._make_control_planes(
-            [machine for machine in machines if machine.name not in present]
+            [machine for machine in machines if machine.name not in section.present]
         )
         self._make_snapshots(backup_secret_key)
         self._workers = self._make_workers()
@@ -115,17 +96,9 @@ class Platform:
         self._gates = Gates(config.mesh, self._control_planes.kubeconfig)
         self._istio = self._make_istio()
         self._policy = self._make_policy()
-        inside: list[pulumi.Resource] = self._make_people()
-        if self._istio and config.istio:
-            if config.observability.enabled:
-                inside.append(self._make_observability(config.istio))
-            demo = [self._make_demo(self._istio)] if config.demo.enabled else []
-            if config.mesh.workloads:
-                inside.append(self._make_workloads(self._istio, config.istio, demo))
-            inside += [self._istio, *demo]
         nodes = [*self._nodes.values(), *self._workers, *self._control_planes.members]
         protect_data(
-            [*nodes, *addons, self._policy, *inside],
+            [*nodes, *addons, self._policy, *self._make_people(), *self._make_programs()],
             things=["-".join(thing) for thing in held(config)],
             protected={"-".join(thing) for thing in alone(config)},
             whole=any(protected(config)),
@@ -148,6 +121,15 @@ class Platform:
                 }
                 for machine in self._machines
             },
+        }
+
+    def _find_binaries(self) -> dict[str, catalogue.Binaries]:
+        """The binaries of the nodes by architecture."""
+        kubernetes, istio = self._config.kubernetes, self._config.istio
+        versions = kubernetes.version, istio.version if istio else None
+        return {
+            architecture: catalogue.binaries(*versions, self._lock, architecture)
+            for architecture in self._config.machines.architectures
         }
 
     @property
@@ -206,6 +188,17 @@ class Platform:
         )
         mesh = f"{istio.hub}/" if istio and not runs_mesh else None
         return [image for image in everything if mesh is None or not image.startswith(mesh)]
+
+    def _make_list(self) -> ControlPlaneList:
+        machines = self._config.machines
+        return ControlPlaneList(
+            "control-planes",
+            {machine.name: machine.address for machine in self._planes},
+            self._immutable.refuse,
+            gone=[name for name, _ in machines.gone],
+            present=machines.present,
+            key=self._config.kubernetes.encryption_key,
+        )
 
     def _node(self, machine: Machine) -> Node:
         artifacts, everything = self._config.artifacts, self._images
@@ -474,6 +467,19 @@ class Platform:
                 limits_egress=self._limits_egress,
             ),
         )
+
+    def _make_programs(self) -> list[pulumi.Resource]:
+        """Make what runs in the mesh or beside it; nothing without Istio."""
+        config, istio = self._config, self._istio
+        if istio is None or config.istio is None:
+            return []
+        programs: list[pulumi.Resource] = []
+        if config.observability.enabled:
+            programs.append(self._make_observability(config.istio))
+        demo = [self._make_demo(istio)] if config.demo.enabled else []
+        if config.mesh.workloads:
+            programs.append(self._make_workloads(istio, config.istio, demo))
+        return [*programs, istio, *demo]
 
     def _make_people(self) -> list[pulumi.Resource]:
         if self._config.access is None or self._administrator is None:

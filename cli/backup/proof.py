@@ -16,6 +16,7 @@ from pathlib import Path
 
 from cli.backup import scratch_etcd
 from cli.backup.snapshots import Manifest, missing
+from cli.programs import captured
 from components.manifests.hardening import ENCRYPTION_FILE
 from config.errors import NordmeshError
 
@@ -127,9 +128,7 @@ def _is_whole(database: Path) -> bool:
 
 def _run(program: str, command: list[str]) -> "subprocess.CompletedProcess[str]":
     try:
-        return subprocess.run(
-            command, stdin=subprocess.DEVNULL, capture_output=True, text=True, check=False
-        )
+        return captured(command)
     except FileNotFoundError:
         raise missing(program, program) from None
 

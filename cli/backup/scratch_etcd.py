@@ -13,6 +13,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from cli.programs import captured
 from config.errors import NordmeshError
 
 DATABASE, PKI = "etcd.db", "pki"
@@ -116,12 +117,7 @@ def started(folder: Path, name: str) -> Iterator[ScratchEtcd]:
             f"--initial-advertise-peer-urls=https://{_LOCAL}:{peer}",
         ]
         restore = ["etcdutl", "snapshot", "restore", str(folder / DATABASE)]
-        restored = subprocess.run(
-            [*restore, f"--data-dir={data}", "--name=scratch", *peers],
-            capture_output=True,
-            text=True,
-            check=False,
-        )
+        restored = captured([*restore, f"--data-dir={data}", "--name=scratch", *peers])
         if restored.returncode:
             raise _failed(name, "etcdutl cannot restore it", restored.stderr)
         log = stack.enter_context((folder / "etcd.log").open("wb"))

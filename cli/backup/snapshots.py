@@ -129,7 +129,7 @@ def verify_manifest(
     keys = list(signers.get(manifest.node, ()))
     if not keys:
         raise NordmeshError(
-            f"no host key of {manifest.node}, which wrote it, is known",
+            f"{manifest.node} wrote the snapshot, and its host key is not known",
             code="backup-signer-unknown",
             path=name,
             why="without the key, a forged snapshot looks the same",
@@ -207,7 +207,7 @@ def _altered(name: str, what: str) -> NordmeshError:
         what,
         code="backup-altered",
         path=name,
-        why="someone or a fault has changed it since, and a restore would bring back wrong data",
+        why="a fault or someone has changed it, and a restore would bring back wrong data",
         fix="use another snapshot, and find out who can write to the storage",
     )
 

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 from cli.backup.snapshots import missing
+from cli.programs import captured
 from components.host.backup import place, rclone
 from config import Backup
 from config.errors import NordmeshError
@@ -91,13 +92,8 @@ class Storage:
         if authority := environment.pop("AWS_CA_BUNDLE", None):
             environment["RCLONE_CA_CERT"] = authority
         try:
-            return subprocess.run(
-                ["rclone", "--quiet", "--retries", "2", *arguments],
-                env=environment,
-                stdin=subprocess.DEVNULL,
-                capture_output=True,
-                text=True,
-                check=False,
+            return captured(
+                ["rclone", "--quiet", "--retries", "2", *arguments], environment=environment
             )
         except FileNotFoundError:
             raise missing("rclone", "rclone") from None

@@ -3,7 +3,6 @@
 import json
 import os
 import re
-import subprocess
 import sys
 from collections.abc import Iterable
 from pathlib import Path
@@ -11,6 +10,7 @@ from typing import Annotated
 
 import typer
 
+from cli.programs import captured
 from cli.pulumi_cli import project
 from config import EXAMPLE, stack_file
 from config.errors import NordmeshError
@@ -50,8 +50,7 @@ def affected(project: Path, changed: Iterable[str]) -> list[str]:
 
 def changed_since(project: Path, base: str) -> list[str]:
     """The files that changed since HEAD branched off from BASE."""
-    command = ["git", "diff", "--name-only", "-z", f"{base}...HEAD"]
-    result = subprocess.run(command, cwd=project, capture_output=True, text=True, check=False)
+    result = captured(["git", "diff", "--name-only", "-z", f"{base}...HEAD"], cwd=project)
     if result.returncode:
         raise NordmeshError(
             f"git cannot compare with {base}: {result.stderr.strip()}",

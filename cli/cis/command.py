@@ -23,7 +23,7 @@ def results(stack: str, *, seconds: int) -> list[Result]:
         raise NordmeshError(
             f"the stack {stack} has no control plane yet",
             code="cis-no-cluster",
-            why="the items are about nodes that run",
+            why="the benchmark checks running nodes",
             fix="run `pulumi up` first",
         )
     script = (Path(__file__).parent / "look.sh").read_text()

@@ -2,7 +2,6 @@
 
 import hashlib
 import shutil
-import subprocess
 import tarfile
 from dataclasses import dataclass
 from pathlib import Path
@@ -10,6 +9,7 @@ from pathlib import Path
 from cli.backup import scratch_etcd
 from cli.backup.proof import broken
 from cli.backup.snapshots import missing
+from cli.programs import captured
 from config import ports
 from config.errors import NordmeshError
 
@@ -50,9 +50,7 @@ class Bundle:
 def require_program() -> None:
     """Refuse a machine without an etcdutl that can raise the revision; raises NordmeshError."""
     try:
-        help_text = subprocess.run(
-            [PROGRAM, "snapshot", "restore", "--help"], capture_output=True, text=True, check=False
-        ).stdout
+        help_text = captured([PROGRAM, "snapshot", "restore", "--help"]).stdout
     except FileNotFoundError:
         raise missing(PROGRAM, "none; it is in etcd's releases, 3.5.10 or newer") from None
     if any(option not in help_text for option in _BUMP_OPTIONS):
@@ -81,12 +79,8 @@ def bundle(folder: Path, name: str, *, node: str, address: str) -> Bundle:
         "initial-cluster-token": f"restored-{name}",
         "name": node,
     }
-    result = subprocess.run(
-        [*command, "--mark-compacted", *(f"--{key}={value}" for key, value in options.items())],
-        stdin=subprocess.DEVNULL,
-        capture_output=True,
-        text=True,
-        check=False,
+    result = captured(
+        [*command, "--mark-compacted", *(f"--{key}={value}" for key, value in options.items())]
     )
     if result.returncode:
         lines = result.stderr.strip().splitlines()

@@ -164,7 +164,7 @@ def _refusal(lines: list[str], window: str) -> NordmeshError:
     count = f"{len(lines)} workload{'' if len(lines) == 1 else 's'}"
     text = "\n".join(lines)
     return NordmeshError(
-        f"{count} called hosts that are not listed in {window}; {_UNCHANGED}\n{text}",
+        f"in {window}, {count} called hosts that are not listed; {_UNCHANGED}\n{text}",
         code="gate-outbound",
         path=_PATH,
         why="REGISTRY_ONLY refuses these calls",

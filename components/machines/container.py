@@ -8,7 +8,7 @@ from pulumi_command import local
 
 from components.machines.provider import Guards
 from components.manifests import container as manifests
-from components.remote.node_command import text_alone
+from components.remote.node_command import local_text
 from components.remote.script import Connection, PrivateKey
 from config import Machines
 
@@ -41,8 +41,8 @@ class ContainerMachine(pulumi.ComponentResource):
         super().__init__("nordmesh:machine:Container", name, None, opts)
         made = local.Command(
             f"{name}-machine",
-            create=text_alone("container-create.sh"),
-            delete=text_alone("container-delete.sh"),
+            create=local_text("container-create.sh"),
+            delete=local_text("container-delete.sh"),
             environment={
                 "NAME": name,
                 "BRIDGE": args.bridge,

@@ -26,3 +26,18 @@ SYSTEM_POD: Manifest = {
     },
 }
 """Fields of the pods that the cluster itself needs; they may also run on a control plane."""
+
+
+def deployment(metadata: Manifest, template: Manifest, **fields: Manifest) -> Manifest:
+    """A Deployment of one pod, selected by the labels in `metadata`. fields: more of its spec."""
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "Deployment",
+        "metadata": metadata,
+        "spec": {
+            "replicas": 1,
+            "selector": {"matchLabels": {**metadata["labels"]}},
+            **fields,
+            "template": template,
+        },
+    }

@@ -1,6 +1,6 @@
 """The demo: an echo service in two versions, and clients inside and outside the mesh."""
 
-from components.manifests import CONTAINER_SECURITY, Manifest
+from components.manifests import CONTAINER_SECURITY, Manifest, deployment
 from config import OUTSIDE_NAMESPACE, Service
 from config.scalars.names import subset_name
 
@@ -93,20 +93,12 @@ def _deployment(
         },
         "securityContext": {**CONTAINER_SECURITY, "runAsNonRoot": True, "runAsUser": 10001},
     }
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": {"name": name, "namespace": namespace, "labels": labels},
-        "spec": {
-            "replicas": 1,
-            "selector": {"matchLabels": labels},
-            "template": {
-                "metadata": {"labels": labels},
-                "spec": {
-                    "containers": [hardened],
-                    "serviceAccountName": account,
-                    "automountServiceAccountToken": False,
-                },
-            },
-        },
+    pod = {
+        "containers": [hardened],
+        "serviceAccountName": account,
+        "automountServiceAccountToken": False,
     }
+    return deployment(
+        {"name": name, "namespace": namespace, "labels": labels},
+        {"metadata": {"labels": labels}, "spec": pod},
+    )

@@ -71,7 +71,37 @@ def flannel(*, pod_cidr: str, endpoint: str, image: str, plugin_image: str) -> l
 
 
 def _daemon_set(metadata: Manifest, endpoint: str, image: str, plugin_image: str) -> Manifest:
-    copies = [
+    pod = {
+        "hostNetwork": True,
+        "priorityClassName": "system-node-critical",
+        "serviceAccountName": _NAME,
+        # NoExecute too: without flannel, no pod of a node has a network.
+        "tolerations": [{"operator": "Exists"}],
+        "initContainers": _copies(image, plugin_image),
+        "containers": [_daemon(endpoint, image)],
+        "volumes": [
+            _host_path("run", "/run/flannel"),
+            _host_path("cni-plugins", "/opt/cni/bin"),
+            _host_path("cni-config", "/etc/cni/net.d"),
+            {"name": "config", "configMap": {"name": _NAME}},
+            _host_path("xtables-lock", "/run/xtables.lock", kind="File"),
+        ],
+    }
+    return {
+        "apiVersion": "apps/v1",
+        "kind": "DaemonSet",
+        "metadata": {**metadata, "labels": _LABELS},
+        "spec": {
+            "selector": {"matchLabels": _LABELS},
+            "template": {"metadata": {"labels": _LABELS}, "spec": pod},
+        },
+    }
+
+
+def _copies(image: str, plugin_image: str) -> list[Manifest]:
+    """The containers that copy the plugin and its configuration to the node."""
+    configuration = "/etc/kube-flannel/cni-conf.json", "/etc/cni/net.d/10-flannel.conflist"
+    return [
         {
             "name": "install-plugin",
             "image": plugin_image,
@@ -81,19 +111,17 @@ def _daemon_set(metadata: Manifest, endpoint: str, image: str, plugin_image: str
         {
             "name": "install-config",
             "image": image,
-            "command": [
-                "cp",
-                "-f",
-                "/etc/kube-flannel/cni-conf.json",
-                "/etc/cni/net.d/10-flannel.conflist",
-            ],
+            "command": ["cp", "-f", *configuration],
             "volumeMounts": [
                 {"name": "cni-config", "mountPath": "/etc/cni/net.d"},
                 {"name": "config", "mountPath": "/etc/kube-flannel"},
             ],
         },
     ]
-    daemon = {
+
+
+def _daemon(endpoint: str, image: str) -> Manifest:
+    return {
         "name": "flannel",
         "image": image,
         # By default, flannel takes the interface of the default route: another one than the
@@ -123,31 +151,7 @@ def _daemon_set(metadata: Manifest, endpoint: str, image: str, plugin_image: str
             {"name": "xtables-lock", "mountPath": "/run/xtables.lock"},
         ],
     }
-    volumes = [
-        {"name": "run", "hostPath": {"path": "/run/flannel", "type": "DirectoryOrCreate"}},
-        {"name": "cni-plugins", "hostPath": {"path": "/opt/cni/bin", "type": "DirectoryOrCreate"}},
-        {"name": "cni-config", "hostPath": {"path": "/etc/cni/net.d", "type": "DirectoryOrCreate"}},
-        {"name": "config", "configMap": {"name": _NAME}},
-        {"name": "xtables-lock", "hostPath": {"path": "/run/xtables.lock", "type": "FileOrCreate"}},
-    ]
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "DaemonSet",
-        "metadata": {**metadata, "labels": _LABELS},
-        "spec": {
-            "selector": {"matchLabels": _LABELS},
-            "template": {
-                "metadata": {"labels": _LABELS},
-                "spec": {
-                    "hostNetwork": True,
-                    "priorityClassName": "system-node-critical",
-                    "serviceAccountName": _NAME,
-                    # NoExecute too: without flannel, no pod of a node has a network.
-                    "tolerations": [{"operator": "Exists"}],
-                    "initContainers": copies,
-                    "containers": [daemon],
-                    "volumes": volumes,
-                },
-            },
-        },
-    }
+
+
+def _host_path(name: str, path: str, *, kind: str = "Directory") -> Manifest:
+    return {"name": name, "hostPath": {"path": path, "type": f"{kind}OrCreate"}}

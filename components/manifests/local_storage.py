@@ -2,7 +2,7 @@
 
 import json
 
-from components.manifests import CONTAINER_SECURITY, SYSTEM_POD, Manifest
+from components.manifests import CONTAINER_SECURITY, SYSTEM_POD, Manifest, deployment
 from components.manifests.kubeadm import to_yaml
 from config import STORAGE_CLASS, LocalStorage
 
@@ -158,18 +158,9 @@ def _deployment(image: str) -> Manifest:
         "containers": [_container(image)],
         "volumes": [{"name": "config", "configMap": {"name": _CONFIG}}],
     }
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": _metadata(),
-        "spec": {
-            "replicas": 1,
-            # Two would both create the pods of a claim.
-            "strategy": {"type": "Recreate"},
-            "selector": {"matchLabels": _LABELS},
-            "template": {"metadata": {"labels": _LABELS}, "spec": pod},
-        },
-    }
+    template = {"metadata": {"labels": _LABELS}, "spec": pod}
+    # Two would both create the pods of a claim.
+    return deployment(_metadata(), template, strategy={"type": "Recreate"})
 
 
 def _container(image: str) -> Manifest:

@@ -1,6 +1,6 @@
 """metrics-server: the CPU and memory that nodes and pods use, which `kubectl top` and HPAs read."""
 
-from components.manifests import CONTAINER_SECURITY, SYSTEM_POD, Manifest
+from components.manifests import CONTAINER_SECURITY, SYSTEM_POD, Manifest, deployment
 
 NAMESPACE = "kube-system"
 _NAME = "metrics-server"
@@ -119,17 +119,8 @@ def _deployment(image: str) -> Manifest:
         "containers": [_container(image)],
         "volumes": [{"name": "tmp", "emptyDir": {}}],
     }
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": _metadata(),
-        "spec": {
-            "replicas": 1,
-            "selector": {"matchLabels": _LABELS},
-            "strategy": {"rollingUpdate": {"maxUnavailable": 0}},
-            "template": {"metadata": {"labels": _LABELS}, "spec": pod},
-        },
-    }
+    template = {"metadata": {"labels": _LABELS}, "spec": pod}
+    return deployment(_metadata(), template, strategy={"rollingUpdate": {"maxUnavailable": 0}})
 
 
 def _container(image: str) -> Manifest:

@@ -5,6 +5,7 @@ import json
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
+from components import manifests
 from components.manifests import CONTAINER_SECURITY, Manifest
 from config.observability import MONITORING_NAMESPACE, MonitoringResources
 
@@ -201,13 +202,4 @@ class Pod:
 
 def deployment(pod: Pod) -> Manifest:
     """A program without storage: one pod, which an update replaces."""
-    return {
-        "apiVersion": "apps/v1",
-        "kind": "Deployment",
-        "metadata": metadata(pod.name),
-        "spec": {
-            "replicas": 1,
-            "selector": {"matchLabels": {"app": pod.name}},
-            "template": pod.template(),
-        },
-    }
+    return manifests.deployment(metadata(pod.name), pod.template())

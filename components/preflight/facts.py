@@ -3,6 +3,7 @@
 import re
 from collections.abc import Mapping
 from dataclasses import dataclass, field
+from decimal import Decimal
 
 # Lines of probe.pl. A shell's startup file may print others.
 _PORT = re.compile(r"^(tcp|udp) (\S+) (\d+) (.+)$", re.MULTILINE)
@@ -72,6 +73,12 @@ class Facts:
         """A fact that is a whole number; None if it is unknown."""
         text = self.value(key)
         return int(text) if text.isdecimal() else None
+
+    @property
+    def memory(self) -> Decimal | None:
+        """The machine's memory in bytes; None if it is unknown."""
+        kibibytes = self.number("memory-kib")
+        return None if kibibytes is None else Decimal(kibibytes) * 1024
 
     @property
     def is_whole(self) -> bool:
@@ -187,3 +194,13 @@ class Measured:
     links: Mapping[str, Link] = field(default_factory=dict)
     busy: frozenset[str] = frozenset()
     problem: str | None = None
+
+
+def of_milliseconds(time: float) -> Decimal:
+    """A measured time, in seconds."""
+    return exact(time) / 1000
+
+
+def exact(measured: float) -> Decimal:
+    """A measurement in decimals, as the limits are: 1.1 is 1.1."""
+    return Decimal(str(measured))

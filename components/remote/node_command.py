@@ -120,8 +120,13 @@ def path_of(file: str, sha256: str) -> str:
 @functools.cache
 def text_of(file: str) -> str:
     """Read a script with its libraries before it: the common one, and those that its head names."""
+    return text_alone(_LIBRARY) + local_text(file)
+
+
+def local_text(file: str) -> str:
+    """Read a script that runs on this machine, with the libraries that its head names before it."""
     text = text_alone(file)
-    return "".join(map(text_alone, [_LIBRARY, *uses(text)])) + text
+    return "".join(map(text_alone, uses(text))) + text
 
 
 @functools.cache

@@ -1,6 +1,7 @@
 #!/usr/bin/env bash
 # Creates a machine of the lab: a systemd-nspawn container with its own systemd, sshd and containerd on a
 # bridge of this host. Runs on this host, as root.
+# Uses: container.sh
 #
 # In:  NAME BRIDGE ADDRESS PREFIX GATEWAY, and the files SSHD_CONF BOOT_SCRIPT BOOT_UNIT (environment)
 # Out: one line of JSON, {"hostKey": ..., "privateKey": ...}; progress on stderr.
@@ -10,18 +11,9 @@
 # again. The keys of a machine never change. It does not create the bridge or the base root (`make up`
 # does), and never replaces the root of an existing machine.
 set -euo pipefail
-umask 077
 
-boot_timeout=60   # seconds from start to sshd's banner; 2 to 4 are usual
-stop_timeout=30   # seconds for an orderly power-off before a restart
-lock_timeout=120  # seconds to wait for another run on the same machine
-
-say() { printf '%s: %s\n' "${NAME:-machine}" "$*" >&2; }
-# fail CODE WHAT WHY FIX: like fail in lib.sh, which is only for nodes.
-fail() {
-    printf '\nERROR on node %s: %s [%s]\n    why   %s\n    fix   %s\n' "${NAME:-?}" "$2" "$1" "$3" "$4" >&2
-    exit 1
-}
+boot_timeout=60 # seconds from start to sshd's banner; 2 to 4 are usual
+stop_timeout=30 # seconds for an orderly power-off before a restart
 
 require_settings() {
     local setting
@@ -30,12 +22,7 @@ require_settings() {
             "the script reads it from its environment" \
             "set it; \`pulumi up\` does this itself"
     done
-    [[ $NAME =~ ^[a-z0-9]([a-z0-9.-]*[a-z0-9])?$ ]] || fail name-invalid "NAME is '$NAME', not a DNS name" \
-        "the machine uses it as its host name" \
-        "use lower-case letters, digits, hyphens and dots"
-    [[ $BRIDGE =~ ^[a-z][a-z0-9._-]{0,14}$ ]] || fail bridge-name-invalid "BRIDGE is '$BRIDGE', not an interface name" \
-        "the machine is connected to a bridge of this name" \
-        "use a name such as nordmesh0, of at most 15 characters"
+    set_machine
     [[ $ADDRESS =~ ^[0-9.]+$ && $GATEWAY =~ ^[0-9.]+$ && $PREFIX =~ ^[0-9]+$ ]] ||
         fail addresses-invalid "ADDRESS, GATEWAY and PREFIX are '$ADDRESS', '$GATEWAY' and '$PREFIX', not IPv4" \
             "the lab's network is IPv4 only" \
@@ -58,21 +45,9 @@ require_host() {
         fail no-gateway-address "bridge $BRIDGE does not have the gateway address $GATEWAY" \
             "the machine would reach neither this host nor the internet" \
             "$fix"
-    [[ -d $root || -x $base/usr/bin/systemctl ]] || fail no-base-root "there is no base root at $base" \
+    [[ -d $ROOT || -x $base/usr/bin/systemctl ]] || fail no-base-root "there is no base root at $base" \
         "the machine's root is a copy of it" \
         "$fix"
-}
-
-# The process of the machine, found by its exact argument: a pid file could be stale.
-supervisor() {
-    local file pid
-    while IFS= read -r file; do
-        pid=${file//[!0-9]/}
-        if [[ $(cat "/proc/$pid/comm" 2>/dev/null) == systemd-nspawn ]]; then
-            printf '%s\n' "$pid"
-            return
-        fi
-    done < <(grep -lzxF -s -- "--directory=$root" /proc/[0-9]*/cmdline)
 }
 
 sshd_answers() {
@@ -85,37 +60,37 @@ sshd_answers() {
 # Two runs at the same time (for two machines) must use one key.
 make_client_key() {
     (
-        flock -w "$lock_timeout" 8 || fail lab-key-locked "another process holds $lab/lock" \
+        flock -w "$LOCK_SECONDS" 8 || fail lab-key-locked "another process holds $LAB/lock" \
             "two processes must not create two keys for one lab" \
             "wait for it, or end it"
-        if [[ ! -s $lab/id_ed25519.pub ]]; then
-            rm -f "$lab"/id_ed25519*
-            ssh-keygen -q -t ed25519 -N '' -C "nordmesh lab $BRIDGE" -f "$lab/id_ed25519"
+        if [[ ! -s $LAB/id_ed25519.pub ]]; then
+            rm -f "$LAB"/id_ed25519*
+            ssh-keygen -q -t ed25519 -N '' -C "nordmesh lab $BRIDGE" -f "$LAB/id_ed25519"
         fi
-    ) 8>"$lab/lock"
+    ) 8>"$LAB/lock"
 }
 
 make_host_key() {
-    [[ -s $machine/host_key.pub ]] && return
-    rm -f "$machine"/host_key*
-    ssh-keygen -q -t ed25519 -N '' -C '' -f "$machine/host_key"
+    [[ -s $MACHINE/host_key.pub ]] && return
+    rm -f "$MACHINE"/host_key*
+    ssh-keygen -q -t ed25519 -N '' -C '' -f "$MACHINE/host_key"
 }
 
 make_root() {
-    rm -rf --one-file-system "$machine"/root.new "$machine"/root.gone.* # left by killed runs
-    [[ -d $root ]] && return
+    rm -rf --one-file-system "$MACHINE"/root.new "$MACHINE"/root.gone.* # left by killed runs
+    [[ -d $ROOT ]] && return
     say "copying the base root"
-    cp --archive --reflink=auto "$base/." "$machine/root.new"
-    tr -d - </proc/sys/kernel/random/uuid >"$machine/root.new/etc/machine-id"
-    chmod 0444 "$machine/root.new/etc/machine-id"
-    ln -sfn /etc/machine-id "$machine/root.new/var/lib/dbus/machine-id"
-    sync -f "$machine/root.new/etc/machine-id" # a rename must not outlive the data after a crash
-    mv --no-target-directory "$machine/root.new" "$root"
+    cp --archive --reflink=auto "$base/." "$MACHINE/root.new"
+    tr -d - </proc/sys/kernel/random/uuid >"$MACHINE/root.new/etc/machine-id"
+    chmod 0444 "$MACHINE/root.new/etc/machine-id"
+    ln -sfn /etc/machine-id "$MACHINE/root.new/var/lib/dbus/machine-id"
+    sync -f "$MACHINE/root.new/etc/machine-id" # a rename must not outlive the data after a crash
+    mv --no-target-directory "$MACHINE/root.new" "$ROOT"
 }
 
 # Writes stdin to a file of the root, with a mode, through a rename.
 install_file() {
-    local path=$root$1 mode=$2
+    local path=$ROOT$1 mode=$2
     mkdir -p "$(dirname "$path")"
     rm -f "$path.new"
     cat >"$path.new"
@@ -129,7 +104,7 @@ configure_root() {
         install_file /etc/hostname 0644 <<<"$NAME"
         configure_hosts
         # Nothing listens there: a lookup outside the cluster fails at once instead of hanging.
-        rm -f "$root/etc/resolv.conf"
+        rm -f "$ROOT/etc/resolv.conf"
         install_file /etc/resolv.conf 0644 <<<"nameserver $GATEWAY"
         configure_sshd
         configure_boot
@@ -140,26 +115,26 @@ configure_root() {
 configure_hosts() {
     local mark='# this machine'
     {
-        if [[ -f $root/etc/hosts ]]; then grep -vF "$mark" "$root/etc/hosts" || true; fi
-        grep -qs localhost "$root/etc/hosts" || echo '127.0.0.1 localhost'
+        if [[ -f $ROOT/etc/hosts ]]; then grep -vF "$mark" "$ROOT/etc/hosts" || true; fi
+        grep -qs localhost "$ROOT/etc/hosts" || echo '127.0.0.1 localhost'
         echo "$ADDRESS $NAME $mark"
     } | install_file /etc/hosts 0644
 }
 
 configure_sshd() {
-    rm -f "$root"/etc/ssh/ssh_host_* # the base root's keys are the same on all machines
-    install_file /etc/ssh/ssh_host_ed25519_key 0600 <"$machine/host_key"
-    install_file /etc/ssh/ssh_host_ed25519_key.pub 0644 <"$machine/host_key.pub"
-    install_file /root/.ssh/authorized_keys 0600 <"$lab/id_ed25519.pub"
-    chmod 0700 "$root/root/.ssh"
+    rm -f "$ROOT"/etc/ssh/ssh_host_* # the base root's keys are the same on all machines
+    install_file /etc/ssh/ssh_host_ed25519_key 0600 <"$MACHINE/host_key"
+    install_file /etc/ssh/ssh_host_ed25519_key.pub 0644 <"$MACHINE/host_key.pub"
+    install_file /root/.ssh/authorized_keys 0600 <"$LAB/id_ed25519.pub"
+    chmod 0700 "$ROOT/root/.ssh"
     install_file /etc/ssh/sshd_config.d/nordmesh.conf 0644 <<<"$SSHD_CONF"
 }
 
 configure_boot() {
     install_file /usr/local/sbin/nordmesh-boot 0755 <<<"$BOOT_SCRIPT"
     install_file /etc/systemd/system/nordmesh-boot.service 0644 <<<"$BOOT_UNIT"
-    mkdir -p "$root/etc/systemd/system/sysinit.target.wants"
-    ln -sfn ../nordmesh-boot.service "$root/etc/systemd/system/sysinit.target.wants/"
+    mkdir -p "$ROOT/etc/systemd/system/sysinit.target.wants"
+    ln -sfn ../nordmesh-boot.service "$ROOT/etc/systemd/system/sysinit.target.wants/"
 }
 
 settings() { printf '%s %s/%s via %s\n' "$BRIDGE" "$ADDRESS" "$PREFIX" "$GATEWAY"; }
@@ -183,7 +158,7 @@ enter_cgroups() {
         [[ -f $hierarchy/cgroup.procs && ! -L $hierarchy ]] || continue
         [[ $hierarchy != /sys/fs/cgroup || -f $hierarchy/cgroup.controllers ]] || continue
         [[ -f /sys/fs/cgroup/cgroup.controllers && $hierarchy != /sys/fs/cgroup ]] && continue
-        own=$hierarchy/$unit
+        own=$hierarchy/$UNIT
         mkdir -p "$own"
         for file in cpuset.cpus cpuset.mems; do
             # An empty cpuset (cgroup v1) accepts no process.
@@ -196,29 +171,29 @@ enter_cgroups() {
 start() {
     local parent=(setsid nohup)
     if [[ -d /run/systemd/system ]]; then
-        systemctl reset-failed "$unit.service" 2>/dev/null || true
-        parent=(systemd-run --quiet --collect "--unit=$unit" --property=Delegate=yes
+        systemctl reset-failed "$UNIT.service" 2>/dev/null || true
+        parent=(systemd-run --quiet --collect "--unit=$UNIT" --property=Delegate=yes
             --property=KillMode=mixed --property=TasksMax=infinity
-            "--property=StandardOutput=append:$machine/console.log"
+            "--property=StandardOutput=append:$MACHINE/console.log"
             --setenv=SYSTEMD_NSPAWN_API_VFS_WRITABLE=1)
     fi
     say "starting at $ADDRESS on $BRIDGE"
-    settings >"$machine/settings"
+    settings >"$MACHINE/settings"
     (
         [[ -d /run/systemd/system ]] || enter_cgroups
         export SYSTEMD_NSPAWN_API_VFS_WRITABLE=1
         exec "${parent[@]}" systemd-nspawn --quiet --register=no --keep-unit \
-            "--directory=$root" "--machine=$identity" "--hostname=$NAME" "--network-bridge=$BRIDGE" \
+            "--directory=$ROOT" "--machine=$IDENTITY" "--hostname=$NAME" "--network-bridge=$BRIDGE" \
             --capability=all --private-users=no "--system-call-filter=@keyring bpf" \
             --resolv-conf=off --timezone=off --link-journal=no --bind=/dev/kmsg --boot
-    ) </dev/null >"$machine/console.log" 2>&1 9>&- &
+    ) </dev/null >"$MACHINE/console.log" 2>&1 9>&- &
 }
 
 boot_failed() {
-    tail -n 15 "$machine/console.log" >&2
+    tail -n 15 "$MACHINE/console.log" >&2
     fail container-boot-failed "$1" \
         "the end of the machine's console is shown above" \
-        "read all of it in $machine/console.log"
+        "read all of it in $MACHINE/console.log"
 }
 
 wait_for_sshd() {
@@ -235,8 +210,8 @@ wait_for_sshd() {
 # Two machines with one address would answer for each other.
 require_free_address() {
     local other
-    for other in "$lab"/machines/*/settings; do
-        [[ $other != "$machine/settings" && -f $other ]] || continue
+    for other in "$LAB"/machines/*/settings; do
+        [[ $other != "$MACHINE/settings" && -f $other ]] || continue
         if grep -qF " $ADDRESS/" "$other"; then
             other=${other%/settings}
             fail address-in-lab-use "$ADDRESS already belongs to machine ${other##*/}" \
@@ -253,31 +228,22 @@ require_free_address() {
 
 print_result() {
     local private_key
-    private_key=$(<"$lab/id_ed25519")
+    private_key=$(<"$LAB/id_ed25519")
     printf '{"hostKey":"%s","privateKey":"%s\\n"}\n' \
-        "$(cut -d' ' -f1,2 "$machine/host_key.pub")" "${private_key//$'\n'/\\n}"
+        "$(cut -d' ' -f1,2 "$MACHINE/host_key.pub")" "${private_key//$'\n'/\\n}"
 }
 
 require_settings
 base=${XDG_CACHE_HOME:-$HOME/.cache}/nordmesh/roots/base
-lab=${XDG_STATE_HOME:-$HOME/.local/state}/nordmesh/lab/$BRIDGE
-machine=$lab/machines/$NAME
-root=$machine/root
-unit=nordmesh.$BRIDGE.$NAME
-# The interface on the bridge is called vb-<identity>, of 15 characters at most.
-identity=nm-$(printf '%s' "$BRIDGE/$NAME" | sha256sum | cut -c1-8)
 require_host
 
-mkdir -p "$machine"
-exec 9>"$lab/machines/.$NAME.lock"
-flock -w "$lock_timeout" 9 || fail container-locked "another run has worked on this machine for $lock_timeout s" \
-    "two runs would undo each other's work" \
-    "wait for it, or end it"
+lock_machine
+mkdir -p "$MACHINE"
 
 make_client_key
 make_host_key
 pid=$(supervisor)
-if [[ -n $pid && $(cat "$machine/settings" 2>/dev/null) != "$(settings)" ]]; then
+if [[ -n $pid && $(cat "$MACHINE/settings" 2>/dev/null) != "$(settings)" ]]; then
     say "settings changed; stopping for a restart"
     stop "$pid"
     pid=

@@ -32,3 +32,7 @@ require_planes() {
         "an API server could not read the Secrets that another one writes; nothing was changed" \
         "make sure that every control plane of the cluster is in the stack file and runs, raise nordmesh:kubernetes.encryptionKey by one, and run \`pulumi up\` again"
 }
+
+# finish_interrupted: finishes the change of a run that was interrupted. It may have removed the old key, without
+# having looked.
+finish_interrupted() { apply_pods render_keys require_readable_secrets; }

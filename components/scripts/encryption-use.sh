@@ -16,8 +16,7 @@ single_run
 refuse_other_owner
 refuse_unknown_keys
 refuse_changes_by_hand
-# An interrupted run may have removed the old key, without having looked.
-apply_pods render_keys require_readable_secrets
+finish_interrupted
 ! is_first || exit 0
 set_planes
 require_planes "(^|,)$WANTED_KEY(,|\$)" "has"

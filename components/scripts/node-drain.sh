@@ -16,7 +16,7 @@ finish_others() {
         if [ -z "$name" ]; then
             rm -f "$mark"
         elif ! is_ready "$other" || ! uncordon "$other"; then
-            fail node-still-away "$other was drained for a restart and is not Ready since" \
+            fail node-still-away "$other was drained for a restart and has not been Ready since" \
                 "if $JOINED_NODE were drained too, two nodes would be missing; nothing was changed" \
                 "find out why $other is not Ready (\`kubectl describe node $other\`), then run \`pulumi up\` again"
         fi

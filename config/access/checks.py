@@ -72,7 +72,7 @@ def _check_service(path: KeyPath, reference: str, mesh: Mesh) -> Iterator[Proble
         yield Problem(
             code="caller-account-shared",
             path=path,
-            what=f"{name} runs as {'/'.join(account)}, and so does {', '.join(sharing)}",
+            what=f"{name} shares the service account {'/'.join(account)} with {', '.join(sharing)}",
             why="proxies identify callers by service account, so allowing one of them allows all",
             fix=f"give {name} its own serviceAccount, here and on its pods, or set "
             f"serviceAccount: {'/'.join(account)}, which names everyone who is allowed",
@@ -138,8 +138,8 @@ def _check_gateways(sections: Sections) -> Iterator[Problem]:
             yield Problem(
                 code="gateway-not-a-caller",
                 path=("mesh", "services", name, "callers"),
-                what=f"{gateway.ingress_gateway} is not listed, which serves the gateway "
-                f"{service.gateway}",
+                what=f"{gateway.ingress_gateway}, which serves the gateway {service.gateway}, "
+                "is not listed",
                 why="the service would answer 403 to every client outside",
                 fix=f"add an entry {{gateway: {gateway.ingress_gateway}}}, or remove gateway",
                 about=(
@@ -162,7 +162,7 @@ def _check_export(sections: Sections) -> Iterator[Problem]:
                 yield Problem(
                     code="export-without-caller",
                     path=("mesh", "services", name, "exportTo"),
-                    what=f"{home} is not listed, where callers[{index}] runs",
+                    what=f"{home}, where callers[{index}] runs, is not listed",
                     why="its proxy would not know the routes: it would call every version, "
                     "whatever the weight",
                     fix=f"add {home}, or remove exportTo, which means all",

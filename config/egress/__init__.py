@@ -28,7 +28,39 @@ _WITH_A_DOT = rf"(?![0-9.]+$)(\*\.)?{DNS_LABEL}(\.{DNS_LABEL})+"
 
 @shaped(text(rf"(?!.*\.({_INSIDE_DOMAINS})$){_WITH_A_DOT}", maxLength=253))
 def _host(value: str) -> str:
+    _refuse_more_than_a_host(value)
     bare = value.removeprefix("*.")
+    if value.startswith("*") and "." not in bare:
+        raise Refused(
+            "egress-host-any",
+            f"{value!r} would allow any host",
+            "an allow-list must not allow everything; a wildcard is for the hosts of one owner",
+            "list the hosts that are called, or use a wildcard below a domain, for "
+            "example *.storage.partner.example",
+        )
+    labels = bare.split(".")
+    if bare and (labels[-1] in _INSIDE or "." not in bare):
+        raise Refused(
+            "egress-host-inside",
+            f"{value} is a host inside the cluster",
+            "the mesh already knows the cluster's services; an entry for one would send "
+            "its requests outside the mesh, without mTLS",
+            "remove the entry; callers of a service in the mesh are set at "
+            "mesh.services.<name>.callers",
+        )
+    if len(value) <= 253 and re.fullmatch(DNS_NAME, bare):
+        return value
+    raise Refused(
+        "egress-host-format",
+        f"{value!r} is not a host name",
+        "proxies compare it with the name that a client requests: lower-case labels "
+        "separated by dots",
+        "use a name such as api.partner.example",
+    )
+
+
+def _refuse_more_than_a_host(value: str) -> None:
+    """Refuse a URL, a login, an address and a port, each with the host that may be meant."""
     if "@" in value:
         host = value.rpartition("@")[2].split("/")[0].split(":")[0]
         raise Refused(
@@ -64,33 +96,6 @@ def _host(value: str) -> str:
             "a host may have several ports, each with its own protocol",
             f"use {name}, and set ports: [{{number: {port or 443}, protocol: HTTPS}}]",
         )
-    if value.startswith("*") and "." not in bare:
-        raise Refused(
-            "egress-host-any",
-            f"{value!r} would allow any host",
-            "an allow-list must not allow everything; a wildcard is for the hosts of one owner",
-            "list the hosts that are called, or use a wildcard below a domain, for "
-            "example *.storage.partner.example",
-        )
-    labels = bare.split(".")
-    if bare and (labels[-1] in _INSIDE or "." not in bare):
-        raise Refused(
-            "egress-host-inside",
-            f"{value} is a host inside the cluster",
-            "the mesh already knows the cluster's services; an entry for one would send "
-            "its requests outside the mesh, without mTLS",
-            "remove the entry; callers of a service in the mesh are set at "
-            "mesh.services.<name>.callers",
-        )
-    if len(value) <= 253 and re.fullmatch(DNS_NAME, bare):
-        return value
-    raise Refused(
-        "egress-host-format",
-        f"{value!r} is not a host name",
-        "proxies compare it with the name that a client requests: lower-case labels "
-        "separated by dots",
-        "use a name such as api.partner.example",
-    )
 
 
 def _is_address(value: str) -> bool:

@@ -43,7 +43,7 @@ def _check_mesh_has_istio(sections: Sections) -> Iterator[Problem]:
         yield Problem(
             code="istio-missing",
             path=("istio",),
-            what=f"the section istio is missing, but {', '.join(wants)} needs a mesh",
+            what=f"the section istio is missing, and these need a mesh: {', '.join(wants)}",
             why="without istiod no pod gets a sidecar, so nothing splits, encrypts or "
             "counts requests",
             fix="add nordmesh:istio with at least version; or, to remove the mesh, set "

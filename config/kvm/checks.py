@@ -58,7 +58,7 @@ def _check_images(sections: Sections) -> Iterator[Problem]:
         yield Problem(
             code="guest-image-missing",
             path=("machines", "kvm", "image"),
-            what=f"the image is missing, and {', '.join(names)} need it",
+            what=f"the image is missing, and these nodes need it: {', '.join(names)}",
             why="a guest's disk is created from an image with cloud-init",
             fix="add image: {url: https://..., sha256: ...}, or image: {path: ...} "
             "for a file on the hypervisor",

@@ -12,18 +12,7 @@ from config.host_keys import HostKeyRotation
 from config.kvm import Hypervisor, Image, Kvm
 from config.machines import pools
 from config.machines.pools import Pool
-from config.machines.settings import (
-    Architecture,
-    Bastion,
-    NodeCapacity,
-    NodeDatabase,
-    NodeGone,
-    NodeLabels,
-    NodePool,
-    NodeRegion,
-    NodeTaints,
-    NodeZone,
-)
+from config.machines.settings import Architecture, Bastion, NodeSettings
 from config.scalars.guests import CpuCount, CpuNumber, DiskSize, EtcdDiskSize, GuestMemory
 from config.scalars.names import InterfaceName, Label, NodeName, UserName
 from config.scalars.networks import Ipv4, Subnet
@@ -36,6 +25,13 @@ AdoptionReason = Annotated[
     reason(
         "adoption-reason",
         "reviewers must learn what happens to whatever already runs on the machine",
+    ),
+]
+GoneReason = Annotated[
+    str,
+    reason(
+        "gone-reason",
+        "reviewers must learn what happened to the machine, and that it will not come back",
     ),
 ]
 Role = Literal["control-plane", "worker"]
@@ -72,26 +68,29 @@ class ContainerNetwork(Section):
         return ipaddress.IPv4Network(self.subnet).prefixlen
 
 
-# The fields that nodes of all providers have.
-NodeRole = Annotated[Role, Field(description="the node's role in the cluster", examples=["worker"])]
+class _Node(Section):
+    """What a node of any provider has, and no pool."""
+
+    provider: str
+    role: Role = Field(description="the node's role in the cluster", examples=["worker"])
+    gone: GoneReason | None = Field(
+        default=None,
+        description="why the machine is lost for good: nordmesh takes its node out of the cluster "
+        "and never logs in to it again",
+        examples=["its disk broke on 2026-11-30"],
+    )
+    pool: Label | None = Field(
+        default=None, description="the entry of machines.pools that has the node's other settings"
+    )
 
 
-class ContainerNode(Section):
+class ContainerNode(NodeSettings, _Node):
     """A node that nordmesh creates: a systemd-nspawn machine on this host."""
 
     provider: Literal["container"]
-    role: NodeRole
     address: Ipv4 = Field(
         description="the node's address in machines.container.subnet", examples=["10.66.0.21"]
     )
-    gone: NodeGone = None
-    pool: NodePool = None
-    labels: NodeLabels = Field(default={})
-    taints: NodeTaints = Field(default=[])
-    region: NodeRegion = None
-    zone: NodeZone = None
-    capacity: NodeCapacity = None
-    database: NodeDatabase = None
 
     @property
     def architecture(self) -> Architecture:
@@ -104,11 +103,10 @@ class ContainerNode(Section):
         return self.address
 
 
-class ExistingNode(Section):
+class ExistingNode(NodeSettings, _Node):
     """An existing machine: a bought VPS, reached over SSH with a pinned host key."""
 
     provider: Literal["existing"]
-    role: NodeRole
     address: Ipv4 = Field(
         description="the address for SSH, and for the other nodes without a privateAddress",
         examples=["192.0.2.21"],
@@ -146,19 +144,11 @@ class ExistingNode(Section):
         description="why to use a machine that already runs something; without a reason such a "
         "machine is refused",
     )
-    gone: NodeGone = None
-    pool: NodePool = None
-    labels: NodeLabels = Field(default={})
-    taints: NodeTaints = Field(default=[])
-    region: NodeRegion = None
-    zone: NodeZone = None
     etcd_mount: bool = Field(
         default=False,
         description="whether your team mounts a separate disk for etcd at /var/lib/etcd; preflight "
         "refuses the machine without it",
     )
-    capacity: NodeCapacity = None
-    database: NodeDatabase = None
 
     @property
     def cluster_address(self) -> str:
@@ -166,14 +156,13 @@ class ExistingNode(Section):
         return self.private_address or self.address
 
 
-class KvmNode(Section):
+class KvmNode(NodeSettings, _Node):
     """A node that nordmesh creates: a guest on a hypervisor, reached over SSH.
 
     A larger size needs a restart. Image and network are fixed when the guest is created.
     """
 
     provider: Literal["kvm"]
-    role: NodeRole
     hypervisor: Label = Field(
         description="the entry of machines.hypervisors that runs the guest", examples=["hv-1"]
     )
@@ -198,14 +187,6 @@ class KvmNode(Section):
     image: Image | None = Field(
         default=None, description="the image, if it differs from machines.kvm.image"
     )
-    gone: NodeGone = None
-    pool: NodePool = None
-    labels: NodeLabels = Field(default={})
-    taints: NodeTaints = Field(default=[])
-    region: NodeRegion = None
-    zone: NodeZone = None
-    capacity: NodeCapacity = None
-    database: NodeDatabase = None
 
     @property
     def architecture(self) -> Architecture:

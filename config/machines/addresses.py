@@ -108,7 +108,7 @@ def _check_container_nodes(sections: Sections) -> Iterator[Problem]:
         yield Problem(
             code="container-network-missing",
             path=("machines", "container"),
-            what=f"the section is missing, and {', '.join(names)} need it",
+            what=f"the section is missing, and these nodes need it: {', '.join(names)}",
             why="nodes with provider container are connected to a bridge of this machine",
             fix="add container: {bridge: nordmesh0, subnet: 10.66.0.0/24}",
         )

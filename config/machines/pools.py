@@ -12,31 +12,16 @@ from pydantic import Field
 from config.base import Section
 from config.errors import KeyPath
 from config.kvm import Image
-from config.machines.settings import (
-    Architecture,
-    Bastion,
-    NodeCapacity,
-    NodeDatabase,
-    NodeLabels,
-    NodeRegion,
-    NodeTaints,
-    NodeZone,
-)
+from config.machines.settings import Architecture, Bastion, NodeSettings
 from config.model_types import aliases
 from config.scalars.guests import CpuCount, DiskSize, GuestMemory
 from config.scalars.names import UserName
 from config.scalars.numbers import Port
 
 
-class Pool(Section):
+class Pool(NodeSettings):
     """Settings of all nodes of a pool; a node's own value wins."""
 
-    labels: NodeLabels = Field(default={})
-    taints: NodeTaints = Field(default=[])
-    region: NodeRegion = None
-    zone: NodeZone = None
-    capacity: NodeCapacity = None
-    database: NodeDatabase = None
     user: UserName | None = Field(default=None, description="the SSH user of bought machines")
     port: Port | None = Field(default=None, description="the SSH port of bought machines")
     bastion: Bastion | None = Field(default=None, description="the jump host of bought machines")

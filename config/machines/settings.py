@@ -1,18 +1,17 @@
 """Settings of a node that its pool may have too."""
 
-from typing import Annotated, Literal
+from typing import Literal
 
 from pydantic import Field
 
 from config.base import Section
 from config.scalars.localities import Region, Zone
-from config.scalars.names import Label, UserName
+from config.scalars.names import UserName
 from config.scalars.networks import Ipv4
 from config.scalars.node_labels import LabelValue, NodeLabel, TaintKey
 from config.scalars.numbers import Port
 from config.scalars.quantities import Cpu, Memory
 from config.scalars.ssh import EXAMPLE_HOST_KEY, HostKey
-from config.scalars.texts import reason
 
 Architecture = Literal["amd64", "arm64"]
 
@@ -70,43 +69,25 @@ class Taint(Section):
         return f"{self.key}{'=' if self.value else ''}{self.value}:{self.effect}"
 
 
-GoneReason = Annotated[
-    str,
-    reason(
-        "gone-reason",
-        "reviewers must learn what happened to the machine, and that it will not come back",
-    ),
-]
-NodeGone = Annotated[
-    GoneReason | None,
-    Field(
-        description="why the machine is lost for good: nordmesh takes its node out of the cluster "
-        "and never logs in to it again",
-        examples=["its disk broke on 2026-11-30"],
-    ),
-]
-NodePool = Annotated[
-    Label | None,
-    Field(description="the entry of machines.pools that has the node's other settings"),
-]
-NodeLabels = Annotated[
-    dict[NodeLabel, LabelValue],
-    Field(description="labels of the node in Kubernetes", examples=[{"tier": "gold"}]),
-]
-NodeTaints = Annotated[
-    list[Taint], Field(description="taints of the node in Kubernetes, which keep pods off")
-]
-NodeRegion = Annotated[
-    Region | None,
-    Field(description="the node's region, for example a city: topology.kubernetes.io/region"),
-]
-NodeZone = Annotated[
-    Zone | None,
-    Field(description="the node's zone in its region: topology.kubernetes.io/zone"),
-]
-NodeCapacity = Annotated[
-    Capacity | None, Field(description="the node's resources for pods, to check that proxies fit")
-]
-NodeDatabase = Annotated[
-    Database | None, Field(description="the database that the node runs beside Kubernetes, if any")
-]
+class NodeSettings(Section):
+    """Settings of a node of any provider that its pool may have too."""
+
+    labels: dict[NodeLabel, LabelValue] = Field(
+        default={}, description="labels of the node in Kubernetes", examples=[{"tier": "gold"}]
+    )
+    taints: list[Taint] = Field(
+        default=[], description="taints of the node in Kubernetes, which keep pods off"
+    )
+    region: Region | None = Field(
+        default=None,
+        description="the node's region, for example a city: topology.kubernetes.io/region",
+    )
+    zone: Zone | None = Field(
+        default=None, description="the node's zone in its region: topology.kubernetes.io/zone"
+    )
+    capacity: Capacity | None = Field(
+        default=None, description="the node's resources for pods, to check that proxies fit"
+    )
+    database: Database | None = Field(
+        default=None, description="the database that the node runs beside Kubernetes, if any"
+    )

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterator
 
-from config import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Mesh
+from config import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Mesh, Service
 from config.errors import KeyPath, Problem, nearest
 from config.scalars.names import DEFAULT_NAMESPACE, SYSTEM_NAMESPACES
 from config.sections import Sections
@@ -51,11 +51,14 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
             )
 
 
+_DEMO_WHY = f"the demo deploys {DEMO_SERVICE} in two versions into {DEMO_NAMESPACE}"
+_NO_DEMO = "or set demo.enabled to false"
+_DEMO_SWITCH = ("demo", "enabled")
+
+
 def _check_demo(sections: Sections) -> Iterator[Problem]:
     if sections.demo is None or not sections.demo.enabled or sections.mesh is None:
         return
-    why = f"the demo deploys {DEMO_SERVICE} in two versions into {DEMO_NAMESPACE}"
-    off = "or set demo.enabled to false"
     home = ("mesh", "namespaces", DEMO_NAMESPACE)
     namespace = sections.mesh.namespaces.get(DEMO_NAMESPACE)
     if namespace is None or not namespace.injection:
@@ -63,13 +66,25 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
             code="demo-namespace",
             path=home,
             what=f"the demo needs the namespace {DEMO_NAMESPACE} with injection",
-            why=why,
+            why=_DEMO_WHY,
             fix=f"add {DEMO_NAMESPACE}: {{injection: true, mtls: STRICT}} to "
-            f"mesh.namespaces, {off}",
-            about=((*home, "injection"), ("demo", "enabled")),
+            f"mesh.namespaces, {_NO_DEMO}",
+            about=((*home, "injection"), _DEMO_SWITCH),
         )
+    yield from _check_demo_service(sections.mesh.services.get(DEMO_SERVICE))
+    if OUTSIDE_NAMESPACE in sections.mesh.namespaces:
+        yield Problem(
+            code="demo-outside-namespace",
+            path=("mesh", "namespaces", OUTSIDE_NAMESPACE),
+            what=f"the demo creates the namespace {OUTSIDE_NAMESPACE} itself",
+            why="its client without a sidecar runs there, to show that plaintext is refused",
+            fix=f"rename your namespace, {_NO_DEMO}",
+            about=(_DEMO_SWITCH,),
+        )
+
+
+def _check_demo_service(service: Service | None) -> Iterator[Problem]:
     service_path = ("mesh", "services", DEMO_SERVICE)
-    service = sections.mesh.services.get(DEMO_SERVICE)
     if (
         service is None
         or service.canary is None
@@ -80,51 +95,43 @@ def _check_demo(sections: Sections) -> Iterator[Problem]:
             code="demo-service",
             path=service_path,
             what=f"the demo needs the service {DEMO_SERVICE} in {DEMO_NAMESPACE} with a canary",
-            why=why,
+            why=_DEMO_WHY,
             fix=f"add {DEMO_SERVICE}: {{namespace: {DEMO_NAMESPACE}, port: 8080, stable: "
-            f"v1, canary: {{subset: v2, weight: 10}}}} to mesh.services, {off}",
+            f"v1, canary: {{subset: v2, weight: 10}}}} to mesh.services, {_NO_DEMO}",
             about=(
                 (*service_path, "canary"),
                 (*service_path, "namespace"),
                 (*service_path, "service"),
-                ("demo", "enabled"),
+                _DEMO_SWITCH,
             ),
         )
     elif service.port is None:
         yield Problem(
             code="demo-ports",
             path=(*service_path, "ports"),
-            what=f"the demo's {DEMO_SERVICE} has one port, not several",
-            why=f"{why}, and calls them on that port",
-            fix=f"set port: 8080 instead, {off}",
-            about=(("demo", "enabled"),),
+            what=f"the demo's {DEMO_SERVICE} must have one port, not several",
+            why=f"{_DEMO_WHY}, and calls them on that port",
+            fix=f"set port: 8080 instead, {_NO_DEMO}",
+            about=(_DEMO_SWITCH,),
         )
     elif service.protocol != "http":
         yield Problem(
             code="demo-protocol",
             path=(*service_path, "protocol"),
-            what=f"the demo's {DEMO_SERVICE} speaks http, not {service.protocol}",
-            why=f"{why}, on a port named http-echo",
-            fix=f"remove protocol, {off}",
-            about=(("demo", "enabled"),),
+            what=f"the demo's {DEMO_SERVICE} must speak http, not {service.protocol}",
+            why=f"{_DEMO_WHY}, on a port named http-echo",
+            fix=f"remove protocol, {_NO_DEMO}",
+            about=(_DEMO_SWITCH,),
         )
     elif service.selector not in (None, {"app": DEMO_SERVICE}):
         yield Problem(
             code="demo-selector",
             path=(*service_path, "selector"),
-            what=f"the pods of the demo's {DEMO_SERVICE} have the label app: {DEMO_SERVICE}",
-            why=f"{why}, and selects their pods by that label",
-            fix=f"remove selector, {off}",
-            about=(("demo", "enabled"),),
-        )
-    if OUTSIDE_NAMESPACE in sections.mesh.namespaces:
-        yield Problem(
-            code="demo-outside-namespace",
-            path=("mesh", "namespaces", OUTSIDE_NAMESPACE),
-            what=f"the demo creates the namespace {OUTSIDE_NAMESPACE} itself",
-            why="its client without a sidecar runs there, to show that plaintext is refused",
-            fix=f"rename your namespace, {off}",
-            about=(("demo", "enabled"),),
+            what="the selector does not select the demo's pods, which have the label "
+            f"app: {DEMO_SERVICE}",
+            why=f"{_DEMO_WHY}, and gives their pods that label",
+            fix=f"remove selector, {_NO_DEMO}",
+            about=(_DEMO_SWITCH,),
         )
 
 

@@ -112,7 +112,7 @@ def _flaw(key: str, path: KeyPath, host: AlertHost, url: str) -> Problem | None:
         return Problem(
             code="alert-url-host",
             path=(key,),
-            what=f"the URL has another host or port than {host.host}:{host.port}",
+            what=f"the URL does not lead to {host.host}:{host.port}",
             why="a reviewer sees only the host in the stack file, and alerts must go there",
             fix=_set(key, f"a URL at {host.host}:{host.port}") + f"; or correct {'.'.join(path)}",
             about=((*path, "host"), (*path, "port")),

@@ -39,7 +39,7 @@ class Affinity(Section):
         if sum(marks) != 1:
             raise Refused(
                 "affinity-count",
-                f"{sum(marks) or 'none'} of cookie, header and sourceIp is set",
+                f"{sum(marks)} of cookie, header and sourceIp are set, not 1",
                 "affinity uses one attribute of the request to select the pod",
                 "set one of cookie, header and sourceIp: true",
             )

@@ -41,8 +41,8 @@ def _check_workloads(sections: Sections) -> Iterator[Problem]:
                 path=path,
                 what=f"{name} sets no size",
                 why="nothing would change: its sidecars have the size of istio.proxy",
-                fix="set requests, limits, concurrency or "
-                "holdApplicationUntilProxyStarts or drainDuration, or remove the entry",
+                fix="set requests, limits, concurrency, holdApplicationUntilProxyStarts or "
+                "drainDuration; or remove the entry",
             )
         if sections.istio is not None:
             yield from _check_size(name, workload, sections.istio.proxy)

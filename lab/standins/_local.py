@@ -11,8 +11,9 @@ from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
+from components.engine_values import SIGNATURE
 from lab.standins._plugin import StepFailedError, end
-from lab.standins._values import ARCHIVE, ASSET, SIGNATURE
+from lab.standins._values import ARCHIVE, ASSET
 
 _CHUNK = 65536
 

@@ -5,22 +5,13 @@ from typing import Any
 
 from google.protobuf import struct_pb2  # type: ignore[import-untyped]
 
-# Marks an object as a special value; what kind is in the value beside it.
-SIGNATURE = "4dabf18193072939515e22adb298388d"
+from components.engine_values import SIGNATURE, UNKNOWNS
+
 _SECRET = "1b47061264138c4ac30d75fd1eb44270"  # noqa: S105
 ASSET = "c44067f5952c0a294b673a41bacd8c17"
 ARCHIVE = "0def7320c3a5731c473e5ecbe6d01bc7"
+# The unknown value of the type string.
 UNKNOWN = "04da6b54-80e4-46f7-96ec-b56ff0331ba9"
-# An unknown value is a string, one for each type that it may turn out to have.
-_UNKNOWNS = {
-    UNKNOWN,
-    "1c4a061d-8072-4f0a-a4cb-0ff528b18fe7",
-    "3eeb2bf0-c639-47a8-9e75-3b44932eb421",
-    "6a19a0b0-7e62-4c92-b797-7f8e31da9cc2",
-    "030794c1-ac77-496b-92df-f27374a8bd58",
-    "e48ece36-62e2-4504-bad9-02848725956a",
-    "dd056dcd-154b-4c76-9bd3-c8f88648b5ff",
-}
 
 Properties = dict[str, Any]
 
@@ -44,7 +35,7 @@ def _plain(value: struct_pb2.Value) -> Any:
 
 def is_unknown(value: Any) -> bool:
     """Whether a value is unknown until other resources exist, as in a preview."""
-    return isinstance(value, str) and value in _UNKNOWNS
+    return isinstance(value, str) and value in UNKNOWNS
 
 
 def signature(value: Any) -> str | None:

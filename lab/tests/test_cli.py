@@ -15,6 +15,7 @@ import pytest
 import yaml
 
 import lab.__main__ as command
+from components.remote.node_command import local_text
 from config.errors import NordmeshError
 from lab import build, host, paths, programs, selection, services, stack, toolchain
 from lab.errors import LabError
@@ -23,8 +24,6 @@ from lab.programs import Program
 from lab.selection import Selection
 from lab.services import Service
 from lab.stack import Stack
-
-SCRIPTS = paths.PROJECT / "components" / "scripts"
 
 STACK_FILE: dict[str, Any] = {
     "config": {
@@ -87,7 +86,7 @@ def test_a_machine_is_started_with_all_that_its_script_reads(
 
     monkeypatch.setattr("lab.services.subprocess.run", run)
     assert services.start_stopped_machines(lab, print) == ["cp-1"]
-    names = re.search(r"^# In: +(.+)$", (SCRIPTS / "container-create.sh").read_text(), re.M)
+    names = re.search(r"^# In: +(.+)$", local_text("container-create.sh"), re.M)
     assert names
     for name in re.findall(r"[A-Z_]{4,}", names[1]):
         assert given[0].get(name), f"{name} is missing"
@@ -364,7 +363,7 @@ def test_an_unknown_option_is_a_usage_error(capsys: pytest.CaptureFixture[str]) 
 def run_script(name: str, tmp_path: Path, **settings: str) -> subprocess.CompletedProcess[str]:
     environment = {**os.environ, "XDG_STATE_HOME": str(tmp_path), "XDG_CACHE_HOME": str(tmp_path)}
     return subprocess.run(
-        ["bash", str(SCRIPTS / name)],
+        ["bash", "-c", local_text(name)],
         env={**environment, **settings},
         capture_output=True,
         text=True,

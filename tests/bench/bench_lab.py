@@ -15,18 +15,18 @@ from tempfile import NamedTemporaryFile
 import yaml
 
 from components.manifests import container, kubeadm
+from components.remote.node_command import local_text
 from config import StackConfig
 from config.load import load
 from lab import paths, screen, services
 from lab.errors import LabError
 from lab.screen import Cluster
 from lab.services import Lab
-from tests.live.harness import CHECKOUT, Project, lab_project
+from tests.live.harness import Project, lab_project
 
 Say = Callable[[str], None]
 
 STACK, BRIDGE, NETWORK = "bench", "nordmesh-bench", "10.70.0"
-CREATE = CHECKOUT / "components" / "scripts" / "container-create.sh"
 
 _HEALTH_SECONDS = 60.0
 
@@ -117,7 +117,7 @@ class BenchLab:
             **container.settings(address=address, prefix=prefix, gateway=gateway),
         }
         made = subprocess.run(
-            ["bash", str(CREATE)],
+            ["bash", "-c", local_text("container-create.sh")],
             env={**os.environ, **settings},
             capture_output=True,
             text=True,

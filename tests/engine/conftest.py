@@ -209,6 +209,24 @@ def _project_file(**options: str) -> str:
     return json.dumps({"name": PROJECT_NAME, "runtime": runtime})
 
 
+REMOTE_SCRIPTS = """
+import sys
+sys.path.insert(0, settings["checkout"])
+from components.remote import node_command
+
+node_command._SCRIPTS = pathlib.Path(settings["scripts"])
+node_command.FOLDER = settings["copies"]
+from components.remote.script import Connection, PrivateKey, RemoteScript
+
+def ssh_to(login):
+    return Connection(
+        host=login["host"], user=login["user"], port=login["port"], host_key=login["host_key"],
+        private_key=PrivateKey(text=login["private_key"]),
+    )
+"""
+"""The start of a program that runs a test's scripts over SSH, from its own directory."""
+
+
 @pytest.fixture
 def project(toolchain: Toolchain, tmp_path: Path) -> Callable[..., Project]:
     """Make a project with an empty stack: `project(program, connection=..., **settings)`.

@@ -35,6 +35,7 @@ from lab.standins._plugin import StepFailedError, failure
 from lab.standins._ssh import Connection, Pool
 from tests.engine.conftest import Sshd, wait_until
 from tests.support.ssh_way import Cut, Way
+from tests.unit.node import INIT_SETTINGS
 
 PROGRAMS = Path(__file__).with_name("programs.sh")
 ENDPOINT = "api.internal"
@@ -192,17 +193,7 @@ class Machine:
         sha256 = hashlib.sha256((self.mirror / "istioctl").read_bytes()).hexdigest()
         istioctl = Binary(name="istioctl", url="https://istioctl", sha256=sha256)
         settings: dict[str, Mapping[str, str]] = {
-            "kubeadm-init.sh": {
-                "AUDIT_POLICY": "kind: Policy",
-                "OIDC_CA": "",
-                "CLUSTER": "new",
-                "CLUSTER_CONFIG": "kind: ClusterConfiguration",
-                "ENCRYPTION_KEY": "1",
-                "ENDPOINT": ENDPOINT,
-                "INIT_CONFIG": "kind: InitConfiguration",
-                "JOIN_CONFIG": "token: @TOKEN@, key: @KEY@",
-                "SCHEDULABLE": "false",
-            },
+            "kubeadm-init.sh": INIT_SETTINGS,
             "istio-install.sh": {
                 "ALLOW_UNSUPPORTED": "false",
                 "BINARIES": binaries_setting([istioctl], Artifacts(mirror=mirror)),

@@ -17,7 +17,7 @@ from cryptography.hazmat.primitives import serialization
 
 from tests.engine import aged
 from tests.engine.aged import NAME, age, age_all, certificate, days_left, run
-from tests.unit.ending import CERTIFICATE_FILES
+from tests.unit.ending import CERTIFICATE_FILES, CTR
 from tests.unit.machine import Machine
 
 KUBECTL = r"""
@@ -26,17 +26,6 @@ case $* in
 *' delete lease '*) rm -f /lease ;;
 *'create --filename -'*) cat >/dev/null; echo "cp-1 $(date -u +%FT%TZ) 7" >/lease ;;
 *'annotate node'*) printf '%s\n' "${*: -1}" >/annotation ;;
-esac
-"""
-# /tasks has a line `pod number` for each running static pod.
-CTR = r"""
-case $* in
-*'containers list'*) pod=${*: -1}; pod=${pod##*==}; sed -n "s/^$pod \(.*\)/$pod-\1/p" /tasks ;;
-*'tasks list'*) echo TASK PID STATUS; sed 's/\(.*\) \(.*\)/\1-\2 1 RUNNING/' /tasks ;;
-*'tasks kill'*)
-    pod=${*: -1}
-    sed -i "s/^${pod%-*} ${pod##*-}$/${pod%-*} $((${pod##*-} + 1))/" /tasks
-    ;;
 esac
 """
 OPENSSL = r"""

@@ -6,33 +6,25 @@ from pathlib import Path
 import pytest
 
 from lab import paths
-from tests.engine.conftest import Project, Sshd
+from tests.engine.conftest import REMOTE_SCRIPTS, Project, Sshd
 
 Projects = Callable[..., Project]
 
 # The machine is this one; its scripts are stored in a directory of the test.
-PROGRAM = """
-import sys
-sys.path.insert(0, settings["checkout"])
-from components.remote import node_command
-
-node_command._SCRIPTS = pathlib.Path(settings["scripts"])
-node_command.FOLDER = settings["copies"]
-from components.remote.script import Connection, PrivateKey, RemoteScript
-
+PROGRAM = (
+    REMOTE_SCRIPTS
+    + """
 login = settings["login"]
 for name in settings["names"]:
     RemoteScript(
         name,
-        Connection(
-            host=login["host"], user=login["user"], port=login["port"], host_key=login["host_key"],
-            private_key=PrivateKey(text=login["private_key"]),
-        ),
+        ssh_to(login),
         node_command.Script(file="make.sh", node=name, settings={"SIZE": settings["size"]}),
         delete=node_command.Script(file="unmake.sh", node=name, settings={}),
         opts=pulumi.ResourceOptions(),
     )
 """
+)
 
 
 class Deployed:

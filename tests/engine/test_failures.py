@@ -8,28 +8,19 @@ import pytest
 
 from lab import paths
 from lab.ports import reserved_port
-from tests.engine.conftest import Project, Sshd
+from tests.engine.conftest import REMOTE_SCRIPTS, Project, Sshd
 
 Projects = Callable[..., Project]
 SECRET = "a-secret-of-standard-input"  # noqa: S105
 
 # Each node runs the script of its name. `lib.sh` of the program would change this machine.
-PROGRAM = """
-import sys
-sys.path.insert(0, settings["checkout"])
-from components.remote import node_command
-
-node_command._SCRIPTS = pathlib.Path(settings["scripts"])
-node_command.FOLDER = settings["copies"]
-from components.remote.script import Connection, PrivateKey, RemoteScript
-
+PROGRAM = (
+    REMOTE_SCRIPTS
+    + """
 for name, login in settings["nodes"].items():
     RemoteScript(
         name,
-        Connection(
-            host=login["host"], user=login["user"], port=login["port"], host_key=login["host_key"],
-            private_key=PrivateKey(text=login["private_key"]),
-        ),
+        ssh_to(login),
         node_command.Script(
             file=f"{name}.sh", node=name, settings={"WORDS": "connection refused"},
             timeout=2 if name == "slow" else 60,
@@ -38,6 +29,7 @@ for name, login in settings["nodes"].items():
         opts=pulumi.ResourceOptions(),
     )
 """
+)
 LIBRARY = "set -euo pipefail\nexport LC_ALL=C\n"
 DEAD = {
     "unexplained": (

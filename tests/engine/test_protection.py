@@ -116,6 +116,17 @@ def test_an_entry_allows_the_removal_of_its_thing(
     assert urns(stack) == before
 
 
+def assert_nothing_is_deleted(stack: Project, folder: Path, arguments: tuple[str, ...]) -> None:
+    """Create the stack, and destroy it with these arguments."""
+    stack.up().ok()
+    before = urns(stack)
+    output = stack.pulumi("destroy", "--yes", "--skip-preview", *arguments).output
+    lost = before - urns(stack)
+    print(f"\n{len(lost)} of {len(before)} resources were lost, {journal(folder)} deleted")
+    assert lost == set(), output
+    assert journal(folder) == []
+
+
 @pytest.mark.parametrize(
     "arguments",
     [(), ("--exclude-protected",), ("--target", "**::spare", "--target-dependents")],
@@ -125,13 +136,7 @@ def test_a_destroy_of_a_stack_with_something_protected_deletes_nothing(
     write: Callable[..., Project], tmp_path: Path, arguments: tuple[str, ...]
 ) -> None:
     stack = write({"shop": True, "spare": False})
-    stack.up().ok()
-    before = urns(stack)
-    output = stack.pulumi("destroy", "--yes", "--skip-preview", *arguments).output
-    lost = before - urns(stack)
-    print(f"\n{len(lost)} of {len(before)} resources were lost, {journal(tmp_path)} deleted")
-    assert lost == set(), output
-    assert journal(tmp_path) == []
+    assert_nothing_is_deleted(stack, tmp_path, arguments)
 
 
 @pytest.mark.parametrize("arguments", [(), ("--exclude-protected",)])
@@ -140,13 +145,7 @@ def test_a_destroy_that_loses_data_that_no_removal_loses_deletes_nothing(
 ) -> None:
     """Several control planes have the same data: each may go, and not all of them."""
     stack = write({"shop": False, "spare": False}, whole=True)
-    stack.up().ok()
-    before = urns(stack)
-    output = stack.pulumi("destroy", "--yes", "--skip-preview", *arguments).output
-    lost = before - urns(stack)
-    print(f"\n{len(lost)} of {len(before)} resources were lost, {journal(tmp_path)} deleted")
-    assert lost == set(), output
-    assert journal(tmp_path) == []
+    assert_nothing_is_deleted(stack, tmp_path, arguments)
     write({"shop": False}, whole=True)
     stack.up().ok()
     assert set(journal(tmp_path)) == {"spare", "spare-inside", "spare-deep-inside"}

@@ -9,12 +9,13 @@ from pathlib import Path
 
 import pytest
 
+from components.engine_values import SIGNATURE
 from lab.paths import PROJECT
 from lab.standins import install
 from lab.standins._local import find_assets
 from lab.standins._plugin import engine_address, failure
 from lab.standins._ssh import is_host_key
-from lab.standins._values import ASSET, SIGNATURE, differences
+from lab.standins._values import ASSET, differences
 
 
 def test_install_is_idempotent_and_works_with_any_path(tmp_path: Path) -> None:

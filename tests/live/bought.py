@@ -13,7 +13,8 @@ from typing import Any
 import yaml
 
 from components.manifests import container
-from tests.live.harness import CHECKOUT, Project
+from components.remote.node_command import local_text
+from tests.live.harness import Project
 
 
 def make_machine(project: Project, name: str, address: str) -> dict[str, str]:
@@ -57,7 +58,7 @@ def remove_machine(project: Project, name: str) -> None:
 
 def _run(script: str, project: Project, name: str, settings: dict[str, str]) -> str:
     return subprocess.run(
-        ["bash", str(CHECKOUT / "components/scripts" / script)],
+        ["bash", "-c", local_text(script)],
         env={**os.environ, "NAME": name, "BRIDGE": project.bridge, **settings},
         capture_output=True,
         text=True,

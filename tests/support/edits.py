@@ -25,10 +25,10 @@ from config import (
     SSH_KEY_PASSWORD,
     StackConfig,
     catalogue,
-    changes,
 )
 from config.errors import ConfigError, KeyPath
 from config.load import load
+from config.model_types import ENTRY, ITEM
 from tests.support.kvm_stack import PUBLIC_KEY, private_key
 from tests.support.mocked import Recorder, run
 from tests.unit.config.test_every_key import STACKS
@@ -611,8 +611,8 @@ def _places(value: object, keys: Sequence[str]) -> Iterator[KeyPath]:
     first, *rest = keys
     inner: dict[str, object] = {}
     if isinstance(value, dict):
-        inner = value if first == changes.ENTRY else {k: v for k, v in value.items() if k == first}
-    elif isinstance(value, list) and first == changes.ITEM:
+        inner = value if first == ENTRY else {k: v for k, v in value.items() if k == first}
+    elif isinstance(value, list) and first == ITEM:
         inner = {f"[{index}]": item for index, item in enumerate(value)}
     for key, below in inner.items():
         yield from ((key, *path) for path in _places(below, rest))

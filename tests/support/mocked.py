@@ -13,6 +13,7 @@ from pulumi.runtime.proto.resource_pb2 import RegisterResourceRequest
 from components.remote.script import PrivateKey
 from config import StackConfig, catalogue
 from stacks.platform import Platform
+from tests.support.sections import checkout
 
 SECRET_MARK = "4dabf18193072939515e22adb298388d"  # noqa: S105 (of Pulumi's wire format)
 SSH_KEY = "-----BEGIN OPENSSH PRIVATE KEY-----\nnot-a-key\n-----END OPENSSH PRIVATE KEY-----\n"
@@ -124,14 +125,7 @@ def base_sections() -> dict[str, object]:
         "istio": {"version": "1.16.5"},
         "mesh": {
             "namespaces": {"shop": {"mtls": "STRICT"}},
-            "services": {
-                "checkout": {
-                    "namespace": "shop",
-                    "port": 8080,
-                    "stable": "v1",
-                    "canary": {"subset": "v2", "weight": 10},
-                }
-            },
+            "services": {"checkout": checkout()},
         },
     }
 

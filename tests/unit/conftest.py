@@ -11,6 +11,7 @@ from hypothesis import settings
 
 from config import StackConfig, catalogue
 from config.load import load as load_stack
+from tests.support.sections import checkout
 from tests.unit.machine import Machine
 
 # Property tests take the same examples in every run, and as long as a busy machine needs: by
@@ -125,14 +126,7 @@ def container_stack() -> Values:
                 "shop": {"injection": True, "mtls": "STRICT"},
                 "plain": {"injection": False},
             },
-            "services": {
-                "checkout": {
-                    "namespace": "shop",
-                    "port": 8080,
-                    "stable": "v1",
-                    "canary": {"subset": "v2", "weight": 10},
-                }
-            },
+            "services": {"checkout": checkout()},
         },
         "demo": {"enabled": True},
     }

@@ -28,6 +28,18 @@ CERTIFICATE_FILES = {
 }
 """What kubeadm renews: the file below /etc/kubernetes of each, by its name in kubeadm."""
 
+CTR = r"""
+case $* in
+*'containers list'*) pod=${*: -1}; pod=${pod##*==}; sed -n "s/^$pod \(.*\)/$pod-\1/p" /tasks ;;
+*'tasks list'*) echo TASK PID STATUS; sed 's/\(.*\) \(.*\)/\1-\2 1 RUNNING/' /tasks ;;
+*'tasks kill'*)
+    pod=${*: -1}
+    sed -i "s/^${pod%-*} ${pod##*-}$/${pod%-*} $((${pod##*-} + 1))/" /tasks
+    ;;
+esac
+"""
+"""A fake ctr. /tasks has a line `pod number` for each static pod, which starts again if killed."""
+
 _KEY = ec.generate_private_key(ec.SECP256R1())
 KUBELET_METRICS = """# TYPE kubelet_certificate_manager_client_ttl_seconds gauge
 kubelet_certificate_manager_client_ttl_seconds 1.7280e+07

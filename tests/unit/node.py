@@ -484,21 +484,22 @@ def reset_control_plane(machine: Machine) -> Result:
     return reset(machine, allow=True, stdin="")
 
 
+INIT_SETTINGS = {
+    "AUDIT_POLICY": "kind: Policy",
+    "OIDC_CA": "",
+    "CLUSTER": "new",
+    "CLUSTER_CONFIG": "kind: ClusterConfiguration",
+    "ENCRYPTION_KEY": "1",
+    "ENDPOINT": ENDPOINT,
+    "INIT_CONFIG": "kind: InitConfiguration",
+    "JOIN_CONFIG": "token: @TOKEN@, certificateKey: @KEY@",
+    "SCHEDULABLE": "false",
+}
+
+
 def init(machine: Machine, *, handed: str = INIT, **own: str) -> Result:
-    settings = {
-        "AUDIT_POLICY": "kind: Policy",
-        "OIDC_CA": "",
-        "CLUSTER": "new",
-        "CLUSTER_CONFIG": "kind: ClusterConfiguration",
-        "ENCRYPTION_KEY": "1",
-        "ENDPOINT": ENDPOINT,
-        "INIT_CONFIG": "kind: InitConfiguration",
-        "JOIN_CONFIG": "token: @TOKEN@, certificateKey: @KEY@",
-        "SCHEDULABLE": "false",
-        **own,
-    }
     with handing_over(machine.path(PIPE), handed):
-        return machine.run("kubeadm-init.sh", settings)
+        return machine.run("kubeadm-init.sh", {**INIT_SETTINGS, **own})
 
 
 CERTIFICATE_KEY = "0123456789abcdef" * 4

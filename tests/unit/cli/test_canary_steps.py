@@ -128,17 +128,22 @@ def fake_pulumi(directory: Path, status: int) -> None:
     program.chmod(0o755)
 
 
-@pytest.mark.parametrize("service", ["checkout", "pay"])
-def test_abort_sets_0_and_updates_only_the_route(
-    stack: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, service: str
-) -> None:
-    text = FILE.replace("        port: 8080\n", f"        port: 8080\n        service: {service}\n")
+def aborted(stack: Path, text: str, monkeypatch: pytest.MonkeyPatch) -> list[str]:
+    """Abort the canary of a stack file with this text; return the arguments of pulumi."""
     stack.write_text(text)
-    fake_pulumi(tmp_path, 0)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
+    fake_pulumi(stack.parent, 0)
+    monkeypatch.setenv("PATH", str(stack.parent), prepend=":")
     assert run("abort", "checkout") == 0
     assert stack.read_text() == text.replace("weight: 25 ", "weight: 0 ")
-    arguments = (tmp_path / "arguments").read_text().split("\n")[:-1]
+    return (stack.parent / "arguments").read_text().split("\n")[:-1]
+
+
+@pytest.mark.parametrize("service", ["checkout", "pay"])
+def test_abort_sets_0_and_updates_only_the_route(
+    stack: Path, monkeypatch: pytest.MonkeyPatch, service: str
+) -> None:
+    text = FILE.replace("        port: 8080\n", f"        port: 8080\n        service: {service}\n")
+    arguments = aborted(stack, text, monkeypatch)
     assert arguments == [
         "up", "--yes", "--skip-preview", "--stack", "prod",
         "--target", f"**:VirtualService::shop/{service}",
@@ -147,19 +152,14 @@ def test_abort_sets_0_and_updates_only_the_route(
 
 @pytest.mark.parametrize("service", ["checkout", "pay"])
 def test_abort_updates_the_split_of_a_service_by_path(
-    stack: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path, service: str
+    stack: Path, monkeypatch: pytest.MonkeyPatch, service: str
 ) -> None:
     """A gateway's routes by path, and those of the mesh, delegate to the object with the split."""
     paths = f"        service: {service}\n"
     paths += "        gateway: web\n        hosts: [a.example.com]\n        paths: [{prefix: /a}]\n"
     gateways = "    gateways: {web: {hosts: [a.example.com]}}\n"
     text = FILE.replace("        canary:\n", paths + "        canary:\n") + gateways
-    stack.write_text(text)
-    fake_pulumi(tmp_path, 0)
-    monkeypatch.setenv("PATH", str(tmp_path), prepend=":")
-    assert run("abort", "checkout") == 0
-    assert stack.read_text() == text.replace("weight: 25 ", "weight: 0 ")
-    arguments = (tmp_path / "arguments").read_text().split("\n")[:-1]
+    arguments = aborted(stack, text, monkeypatch)
     assert arguments[-2:] == ["--target", f"**:VirtualService::shop/{service}.split"]
 
 

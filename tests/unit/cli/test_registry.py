@@ -210,7 +210,7 @@ def test_lock_adds_the_digest_of_each_architecture(server: Registry, tmp_path: P
         PAUSE: {"amd64": images["amd64"].digest, "arm64": images["arm64"].digest},
         catalogue.FLANNEL_IMAGE: {"arm64": single.digest},
     }
-    assert failed["docker.io/odd/one:1"] == "the image supports only s390x"
+    assert failed["docker.io/odd/one:1"] == "the image supports neither amd64 nor arm64, but s390x"
     assert "quay.io/no/such has no such tag" in failed["quay.io/no/such:1"]
     locked = catalogue.read_lock(path)
     assert locked.images == added

@@ -260,12 +260,12 @@ EDITS: dict[str, tuple[Edit, str, tuple[str, ...]]] = {
     "two of three gone": (
         both(change("cp-3", gone=LOST), change("cp-2", gone=LOST)),
         "control-plane-quorum",
-        ("1 of 3 control planes are left", "bring 1 of cp-2, cp-3 back", "a snapshot of etcd"),
+        ("1 of 3 control planes remain", "bring back 1 of cp-2, cp-3", "a snapshot of etcd"),
     ),
     "two of three gone, and two instead": (
         both(*(change(f"cp-{n}", gone=LOST) for n in (2, 3)), add(cp_4=plane(4), cp_5=plane(5))),
         "control-plane-quorum",
-        ("1 of 3 control planes are left",),
+        ("1 of 3 control planes remain",),
     ),
     "all gone": (
         both(*(change(name, gone=LOST) for name in PLANES)),
@@ -301,7 +301,7 @@ def test_a_machine_that_comes_back_is_refused(name: str) -> None:
 
     shown = refusals(back, before)
     assert "[node-came-back]" in shown
-    assert f"{name} was gone, and is no longer" in shown
+    assert f"`gone` was removed from {name}" in shown
     assert "run `kubeadm reset` on the machine" in shown
 
 

@@ -10,7 +10,7 @@ import pytest
 from cli.review.changes import part
 from cli.review.preview import deployed, parse
 from components.remote.node_command import text_alone
-from config import changes
+from config import changes, changes_page
 from config.changes import CHANGES, Kind
 from tests.support.paths import PROJECT
 
@@ -125,7 +125,7 @@ def test_the_paths_that_an_edit_changes(before: object, after: object, paths: li
 
 
 def test_the_page_of_change_classes_is_up_to_date() -> None:
-    assert changes.PATH.read_text() == changes.page(), "run `nordmesh schema`"
+    assert changes_page.PATH.read_text() == changes_page.page(), "run `nordmesh schema`"
 
 
 # --- in the preview's summary --------------------------------------------------------------------

@@ -43,6 +43,19 @@ CONTAINER_NODE = {"role": "worker", "provider": "container"}
 CHECKOUT = "mesh.services.checkout"
 WORKER = "machines.nodes.worker-1"
 
+
+def control_planes(*numbers: int) -> dict[str, object]:
+    """The edit that adds control planes with these numbers."""
+    return {
+        f"machines.nodes.cp-{n}": {
+            **CONTAINER_NODE,
+            "role": "control-plane",
+            "address": f"10.66.0.{30 + n}",
+        }
+        for n in numbers
+    }
+
+
 CONTAINER = [
     # --- canary and services
     Wrong(
@@ -471,14 +484,7 @@ CONTAINER = [
     ),
     Wrong(
         "four control planes",
-        {
-            f"machines.nodes.cp-{n}": {
-                **CONTAINER_NODE,
-                "role": "control-plane",
-                "address": f"10.66.0.{30 + n}",
-            }
-            for n in (2, 3, 4)
-        },
+        control_planes(2, 3, 4),
         "machines.nodes",
         "control-plane-count",
         (
@@ -490,14 +496,7 @@ CONTAINER = [
     ),
     Wrong(
         "seven control planes",
-        {
-            f"machines.nodes.cp-{n}": {
-                **CONTAINER_NODE,
-                "role": "control-plane",
-                "address": f"10.66.0.{30 + n}",
-            }
-            for n in range(2, 8)
-        },
+        control_planes(*range(2, 8)),
         "machines.nodes",
         "control-plane-count",
         (
@@ -539,7 +538,7 @@ CONTAINER = [
         {"machines.container": GONE},
         "machines.container",
         "container-network-missing",
-        ("cp-1, worker-1 need it", "bridge: nordmesh0"),
+        ("these nodes need it: cp-1, worker-1", "bridge: nordmesh0"),
     ),
     Wrong(
         "container node outside its subnet",
@@ -879,7 +878,11 @@ EXISTING = [
         {f"{WORKER}.bridge": "br0"},
         f"{WORKER}.bridge",
         "key-unknown",
-        ("there is no key bridge", "provider, role, address, privateAddress, hostKey"),
+        (
+            "there is no key bridge",
+            "the keys here are provider, role",
+            "address, privateAddress, hostKey",
+        ),
     ),
 ]
 

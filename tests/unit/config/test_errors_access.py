@@ -8,6 +8,7 @@ import pytest
 from config import Namespace, capacity
 from config.access import checks as access
 from config.sections import Sections
+from tests.support.sections import partner
 from tests.unit.config.test_errors import GONE, Wrong, edited, expect, refusal
 from tests.unit.conftest import Load, Values
 
@@ -15,14 +16,6 @@ PARTNER = "mesh.egress.hosts.partner"
 CALLERS = "mesh.services.checkout.callers"
 SMALL = "mesh.workloads.checkout-v1"
 
-GOOD_HOST: dict[str, Any] = {
-    "host": "api.partner.example",
-    "owner": "team-payments",
-    "purpose": "settle card payments",
-    "legalBasis": "GDPR art. 6(1)(b)",
-    "country": "NO",
-    "namespaces": ["shop"],
-}
 TCP = [{"number": 5432, "protocol": "TCP"}]
 WILDCARD: dict[str, object] = {f"{PARTNER}.host": "*.store.example", f"{PARTNER}.through": "direct"}
 REASON: dict[str, object] = {f"{PARTNER}.wildcardReason": "each tenant has its own host"}
@@ -33,7 +26,7 @@ def access_stack(container_stack: Values) -> Values:
     """A stack with an egress host, a second service, a caller and a small sidecar."""
     stack = deepcopy(container_stack)
     mesh = stack["mesh"]
-    mesh["egress"] = {"hosts": {"partner": deepcopy(GOOD_HOST)}}
+    mesh["egress"] = {"hosts": {"partner": partner()}}
     mesh["services"]["cart"] = {
         "namespace": "shop",
         "port": 8080,
@@ -80,7 +73,7 @@ HOSTS = [
     ),
     Wrong(
         "the same host twice",
-        {"mesh.egress.hosts.again": GOOD_HOST},
+        {"mesh.egress.hosts.again": partner()},
         "mesh.egress.hosts.again.host",
         "egress-host-duplicate",
         ("api.partner.example is", "remove again"),
@@ -257,7 +250,7 @@ HOSTS = [
         "two TCP hosts at one address",
         {
             f"mesh.egress.hosts.{name}": {
-                **GOOD_HOST,
+                **partner(),
                 "host": f"{name}.partner.example",
                 "ports": TCP,
                 "addresses": ["192.0.2.50"],
@@ -347,7 +340,7 @@ ACCESS = [
         },
         f"{CALLERS}[0].service",
         "caller-account-shared",
-        ("cart runs as shop/default, and so does checkout",),
+        ("cart shares the service account shop/default with checkout",),
     ),
     Wrong(
         "an account outside the mesh",

@@ -5,6 +5,7 @@ from typing import Any
 import pytest
 
 from config import StackConfig
+from tests.support.sections import alertmanager
 from tests.unit.config.test_errors import GONE, Wrong, edited, expect, refusal
 from tests.unit.conftest import Load, Values
 
@@ -106,14 +107,14 @@ ALL = [
         {"alertWebhookUrl": "https://evil.example/t0p-s3cr3t"},
         "alertWebhookUrl",
         "alert-url-host",
-        ("another host or port than alerts.example.no:443",),
+        ("does not lead to alerts.example.no:443",),
     ),
     Wrong(
         "a URL with another port",
         {"alertWebhookUrl": "https://alerts.example.no:8443/t0p-s3cr3t"},
         "alertWebhookUrl",
         "alert-url-host",
-        ("another host or port than alerts.example.no:443",),
+        ("does not lead to alerts.example.no:443",),
     ),
     Wrong(
         "a URL without TLS",
@@ -183,16 +184,7 @@ def alerting(container_stack: Values) -> Values:
         "alertSmtpPassword": "t0p-s3cr3t",
         "observability": {
             "prometheus": {"enabled": True},
-            "alertmanager": {
-                "enabled": True,
-                "webhook": {"host": "alerts.example.no"},
-                "email": {
-                    "to": ["on-call@example.no"],
-                    "sender": "nordmesh@example.no",
-                    "host": "smtp.example.no",
-                    "username": "nordmesh",
-                },
-            },
+            "alertmanager": alertmanager(),
         },
     }
     hosts = {

@@ -452,7 +452,7 @@ WRONG += [
         {**BARE, "mesh": {"gateways": {"public": {"hosts": ["shop.example.com"]}}}},
         "istio",
         "istio-missing",
-        ("mesh.gateways.public needs a mesh",),
+        ("these need a mesh: mesh.gateways.public",),
     ),
 ]
 

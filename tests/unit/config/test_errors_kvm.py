@@ -157,7 +157,7 @@ TOGETHER = [
         {IMAGE: GONE},
         IMAGE,
         "guest-image-missing",
-        ("the image is missing, and cp-1, worker-1 need it", "cloud-init"),
+        ("these nodes need it: cp-1, worker-1", "cloud-init"),
     ),
     Wrong(
         "an image with a URL and a path", {f"{IMAGE}.path": "/a/b"}, IMAGE, "image-source-count", ()

@@ -172,7 +172,7 @@ WRONG = [
         PORTS,
         f"{CHECKOUT}.ports",
         "demo-ports",
-        ("has one port, not several",),
+        ("must have one port, not several",),
     ),
     # --- versions
     Wrong(
@@ -444,14 +444,14 @@ WRONG = [
         {f"{CHECKOUT}.affinity": {"header": "x-user", "sourceIp": True}},
         f"{CHECKOUT}.affinity",
         "affinity-count",
-        ("2 of cookie, header and sourceIp is", "set one of"),
+        ("2 of cookie, header and sourceIp are", "set one of"),
     ),
     Wrong(
         "affinity without an attribute",
         {f"{CHECKOUT}.affinity": {}},
         f"{CHECKOUT}.affinity",
         "affinity-count",
-        ("none of cookie, header and sourceIp is",),
+        ("0 of cookie, header and sourceIp are",),
     ),
     Wrong(
         "affinity and load balancer",
@@ -586,7 +586,7 @@ WRONG = [
         {f"{CHECKOUT}.protocol": "tcp"},
         f"{CHECKOUT}.protocol",
         "demo-protocol",
-        ("speaks http, not tcp", "demo.enabled"),
+        ("must speak http, not tcp", "demo.enabled"),
     ),
     Wrong(
         "other labels of the demo's pods",

@@ -12,7 +12,7 @@ import pytest
 import yaml
 from pydantic import ValidationError
 
-from config import SECRETS, StackConfig, changes, schema
+from config import SECRETS, StackConfig, changes_page, schema
 from config.base import STACK_FILE
 from config.errors import KeyPath
 from config.faults import value_at
@@ -211,7 +211,7 @@ def test_check_reports_outdated_files(
     path = tmp_path / "schema" / "nordmesh.schema.json"
     page = tmp_path / "docs" / "changes.md"
     monkeypatch.setattr(schema, "PATH", path)
-    monkeypatch.setattr(changes, "PATH", page)
+    monkeypatch.setattr(changes_page, "PATH", page)
     assert nordmesh(tmp_path, "schema", "--check") == 1
     error = capsys.readouterr().err
     assert "schema/nordmesh.schema.json [schema-outdated]" in error
@@ -219,7 +219,7 @@ def test_check_reports_outdated_files(
     assert not path.exists()
     assert nordmesh(tmp_path, "schema") == 0
     assert json.loads(path.read_text()) == schema.schema()
-    assert page.read_text() == changes.page()
+    assert page.read_text() == changes_page.page()
     assert nordmesh(tmp_path, "schema", "--check") == 0
     page.write_text("old")
     assert nordmesh(tmp_path, "schema", "--check") == 1

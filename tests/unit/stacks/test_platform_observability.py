@@ -3,6 +3,7 @@
 from base64 import b64decode
 
 from tests.support.mocked import changed, config, run
+from tests.support.sections import alertmanager
 
 SECTION = {
     "prometheus": {"enabled": True},
@@ -52,16 +53,7 @@ SECRETS = {
     "alertWebhookUrl": "https://alerts.example.no/hooks/s3cr3t",
     "alertSmtpPassword": "s3cr3t",
 }
-RECEIVER = {
-    "enabled": True,
-    "webhook": {"host": "alerts.example.no"},
-    "email": {
-        "to": ["on-call@example.no"],
-        "sender": "nordmesh@example.no",
-        "host": "smtp.example.no",
-        "username": "nordmesh",
-    },
-}
+RECEIVER = alertmanager()
 
 
 def test_alertmanager_adds_its_resources_and_tells_prometheus() -> None:

@@ -17,6 +17,7 @@ from config import Caller, Mesh, account
 from config.errors import NordmeshError
 from config.scalars.names import subset_name
 from tests.support.mocked import kubernetes_objects, run
+from tests.support.sections import checkout
 from tests.unit.conftest import Load, Values
 from tests.unit.previews import object_change, preview
 
@@ -29,10 +30,7 @@ TWO: Values = {
     "gateways": {"web": {"hosts": ["shop.example.com"]}},
     "services": {
         "checkout": {
-            "namespace": "shop",
-            "port": 8080,
-            "stable": "v1",
-            "canary": {"subset": "v2", "weight": 10},
+            **checkout(),
             "gateway": "web",
             "hosts": ["shop.example.com"],
             "serviceAccount": "shop-checkout",

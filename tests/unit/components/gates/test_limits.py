@@ -372,8 +372,8 @@ def test_only_the_first_unreadable_proxies_are_named() -> None:
     assert f"the proxies of {names} and 2 more cannot be read" in text
 
 
-@pytest.mark.parametrize("at", [0.0, 2.5, 10.0])
-def test_the_canary_gate_retries_the_api_server_once(at: float) -> None:
+def breaks_once(at: float) -> tuple[list[float], Callable[[float], bool]]:
+    """The times at which an API server failed, and whether it fails now: once, at this time."""
     failed: list[float] = []
 
     def broken(now: float) -> bool:
@@ -382,6 +382,12 @@ def test_the_canary_gate_retries_the_api_server_once(at: float) -> None:
             return True
         return False
 
+    return failed, broken
+
+
+@pytest.mark.parametrize("at", [0.0, 2.5, 10.0])
+def test_the_canary_gate_retries_the_api_server_once(at: float) -> None:
+    failed, broken = breaks_once(at)
     assert_requests(
         lambda now: {"client": request_statistics(ok=7 * (now > 2.5))}, 7, broken=broken
     )
@@ -483,13 +489,7 @@ def test_outdated_proxies_are_named() -> None:
 @pytest.mark.parametrize("plain", [0, 1])
 @pytest.mark.parametrize("at", [0.0, 2.5, 10.0])
 def test_the_strict_gate_retries_the_api_server_once(at: float, plain: int) -> None:
-    failed: list[float] = []
-
-    def broken(now: float) -> bool:
-        if now == at and not failed:
-            failed.append(now)
-            return True
-        return False
+    failed, broken = breaks_once(at)
 
     def state(now: float) -> State:
         return {"web": inbound_statistics(plain=3 + (plain if now > 2.5 else 0))}

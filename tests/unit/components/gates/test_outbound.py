@@ -78,7 +78,7 @@ def test_workloads_and_the_addresses_that_they_call_are_named() -> None:
     )
     text = refusal(api)
     assert "nordmesh:istio.outboundTrafficPolicy [gate-outbound]" in text
-    assert "1 workload called hosts that are not listed in 10s; Istio stays as it was" in text
+    assert "in 10s, 1 workload called hosts that are not listed; Istio stays as it was" in text
     assert "shop/checkout: 2 calls, to 203.0.113.9:443 why" in text
     assert "quiet" not in text
     assert "mesh.egress.gate.trial" in text

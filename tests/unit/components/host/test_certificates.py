@@ -12,7 +12,7 @@ import pytest
 
 from components.host.table import CERTIFICATES
 from components.host.templates import render
-from tests.unit.ending import CERTIFICATE_FILES, certificate, encoded
+from tests.unit.ending import CERTIFICATE_FILES, CTR, certificate, encoded
 from tests.unit.machine import Machine, Result
 
 FOLDER, LOG = "/etc/kubernetes", "/var/log/nordmesh/certificates.log"
@@ -58,17 +58,12 @@ case $file in
 *) cp /new "$file" ;;
 esac
 """
-# /tasks has a line `pod number` for each running static pod, which starts again when it is killed.
-# It then serves the certificate that it read. /stuck and /stale: what does not start, or still
-# serves the old one.
-CTR = r"""
+# A static pod serves the certificate that it read when it started. /stuck and /stale: what does not
+# start, or still serves the old one.
+SERVED = r"""
 case $* in
-*'containers list'*) pod=${*: -1}; pod=${pod##*==}; sed -n "s/^$pod \(.*\)/$pod-\1/p" /tasks ;;
-*'tasks list'*) echo TASK PID STATUS; sed 's/\(.*\) \(.*\)/\1-\2 1 RUNNING/' /tasks ;;
 *'tasks kill'*)
-    pod=${*: -1}
     [ ! -e /stuck ] || exit 1
-    sed -i "s/^${pod%-*} ${pod##*-}$/${pod%-*} $((${pod##*-} + 1))/" /tasks
     [ -e /stale ] || cp /etc/kubernetes/pki/etcd/server.crt /served/2379
     [ -e /stale ] || cp /etc/kubernetes/pki/apiserver.crt /served/6443
     ;;
@@ -93,7 +88,7 @@ def plane(machine: Machine) -> Machine:
     for file in AUTHORITIES.values():
         machine.write(f"{FOLDER}/{file}", certificate(days=3000))
     machine.write("/tasks", "".join(f"{pod} 1\n" for pod in PODS))
-    fakes = {"kubectl": KUBECTL, "kubeadm": KUBEADM, "ctr": CTR, "openssl": OPENSSL}
+    fakes = {"kubectl": KUBECTL, "kubeadm": KUBEADM, "ctr": SERVED + CTR, "openssl": OPENSSL}
     for command, body in fakes.items():
         machine.fake(command, body)
     machine.skip_waits()

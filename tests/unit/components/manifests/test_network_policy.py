@@ -21,6 +21,7 @@ from tests.support.golden import check
 from tests.support.mocked import base_sections, changed, config, node, run
 from tests.support.network_policies import Pod, allows
 from tests.support.paths import PROJECT
+from tests.support.sections import partner
 from tests.support.ways_out import WAYS, table
 from tests.unit.components.manifests.test_access import MESH
 from tests.unit.config.test_errors import Wrong, edited, expect, refusal
@@ -243,14 +244,7 @@ def test_every_way_out_is_tried_once_or_says_why_not() -> None:
 
 # --- the stack ------------------------------------------------------------------------------------
 
-HOST = {
-    "host": "api.partner.example",
-    "owner": "team-payments",
-    "purpose": "settle card payments",
-    "legalBasis": "GDPR art. 6(1)(b)",
-    "country": "NO",
-    "namespaces": ["shop"],
-}
+HOST = partner()
 
 
 def mesh_section(**edits: Any) -> dict[str, Any]:

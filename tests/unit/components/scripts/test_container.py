@@ -5,7 +5,7 @@ import re
 
 import pytest
 
-from components.remote.node_command import text_alone
+from components.remote.node_command import local_text
 from tests.unit.machine import Machine, Result
 
 NAME, BRIDGE, ADDRESS, GATEWAY = "cp-1", "lab0", "127.0.0.11", "127.0.0.1"
@@ -64,7 +64,7 @@ esac
 def host(machine: Machine) -> Machine:
     """A machine that is prepared for a lab: a bridge, and the base root."""
     for name in ("create", "delete"):
-        text = text_alone(f"container-{name}.sh")
+        text = local_text(f"container-{name}.sh")
         for before, after in SECONDS.items():
             text = text.replace(before, after)
         machine.write(f"/{name}.sh", text)
@@ -232,7 +232,7 @@ def test_a_machine_that_could_not_work_is_not_started(
 
 def test_a_machine_that_ends_at_once_shows_its_console(host: Machine) -> None:
     host.write("/ends", "")
-    host.write("/create.sh", text_alone("container-create.sh"))
+    host.write("/create.sh", local_text("container-create.sh"))
     result = run(host, create())
     assert result.status == 1
     assert "[container-boot-failed]" in result.stderr

@@ -6,7 +6,7 @@ from pathlib import Path
 
 import pytest
 
-from components.remote.node_command import text_alone
+from components.remote.node_command import local_text, text_alone
 from config.errors import render
 from tests.support.paths import PROJECT
 from tests.unit.machine import Machine
@@ -75,9 +75,12 @@ def test_script_errors_have_the_common_format(machine: Machine) -> None:
 @pytest.mark.parametrize("script", ["container-create.sh", "container-delete.sh"])
 def test_container_script_errors_have_the_common_format(script: str) -> None:
     environment = {"NAME": "A", "BRIDGE": "b", "ADDRESS": "a", "PREFIX": "p", "GATEWAY": "g"}
-    path = PROJECT / "components" / "scripts" / script
     ended = subprocess.run(
-        ["bash", path], env=environment, capture_output=True, text=True, check=False
+        ["bash", "-c", local_text(script)],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
     )
     error = render(
         "ERROR on node A: NAME is 'A', not a DNS name",

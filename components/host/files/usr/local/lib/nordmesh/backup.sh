@@ -44,7 +44,7 @@ keys_in() {
 store() {
     rclone --config "$SETTINGS/rclone.conf" --quiet --no-check-dest copyto "$WORK/$1" "$PLACE/$1" ||
         fail backup-not-stored "rclone cannot store $1 at $PLACE" \
-            "the error is shown above; the snapshot is lost with this machine" \
+            "the error is shown above; everything since the last stored snapshot would be lost with the control planes" \
             "check the login and the permission to write, then run \`systemctl start nordmesh-backup\` on $NODE"
 }
 
