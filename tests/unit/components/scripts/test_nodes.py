@@ -1408,6 +1408,35 @@ def test_members_that_the_firewall_refuses_are_not_kept(
     assert "192.0.2.22" in member.read(MEMBERS)
 
 
+# The first call of a command waits, for up to two seconds, until another turn is over.
+_FIRST_WAITS = """
+if mkdir /first 2>/dev/null; then
+    for _ in {1..20}; do [ ! -e /second-is-over ] || break; sleep 0.1; done
+fi
+"""
+
+
+@pytest.mark.parametrize("waits_in", ["kubectl", "mv"])
+def test_two_looks_at_once_leave_the_members_that_the_later_one_saw(
+    member: Machine, waits_in: str
+) -> None:
+    """The service and a script of nordmesh: an older list must not replace a newer one."""
+    members = ["192.0.2.11", "192.0.2.21", "192.0.2.22", "192.0.2.23"]
+    member.write("/nodes", "\n".join(members[:3]) + "\n")
+    waits = {waits_in: _FIRST_WAITS}
+    member.fake("kubectl", f"answer=$(cat /nodes)\n{waits.get('kubectl', '')}\necho \"$answer\"")
+    member.fake("mv", f"{waits.get('mv', '')}\nexec /usr/bin/mv \"$@\"")
+    member.fake("nft", f"cp {MEMBERS} /loaded")
+    result = member.shell(
+        "bash /members.sh once & until [ -e /first ]; do sleep 0.1; done\n"
+        "echo 192.0.2.23 >>/nodes\n"
+        "bash /members.sh once && touch /second-is-over && wait $!"
+    )
+    assert result.status == 0, result.stderr
+    assert member.read(MEMBERS) == f"define members = {{ {', '.join(members)} }}\n"
+    assert member.read("/loaded") == member.read(MEMBERS)
+
+
 def follow(machine: Machine, until: str) -> None:
     """Follow the members of the cluster until a command succeeds."""
     is_over = f"timeout 120 bash -c 'until {until} 2>/dev/null; do sleep 0.1; done'"

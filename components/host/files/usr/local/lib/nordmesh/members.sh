@@ -15,6 +15,9 @@ readonly MEMBERS=/etc/nordmesh/members.nft
 # loads them.
 readonly PENDING=/run/nordmesh/members.pending
 readonly ENDPOINT=/usr/local/lib/nordmesh/endpoint.sh
+# Held from before the node table is read until what it says is loaded: the service and a script of nordmesh
+# may come at once, and the older answer must not be the one that stays.
+readonly LOCK=/run/nordmesh/members.lock
 # A node's own address, and the one that its overlay packets come from.
 readonly ADDRESSES='{range .items[*]}{range .status.addresses[?(@.type=="InternalIP")]}{.address}
 {end}{.metadata.annotations.flannel\.alpha\.coreos\.com/public-ip}
@@ -67,10 +70,11 @@ update_endpoint() {
 # update: false if nobody says which nodes there are, or if they could not be used.
 update() {
     local status=0
+    flock --wait 60 7 || return 1
     [ ! -f "$ENDPOINT" ] || update_endpoint || status=1
     [ ! -f "$RULES" ] || update_firewall || status=1
     return "$status"
-}
+} 7>"$LOCK"
 
 # Another firewall's script may have flushed the rules of all.
 present() { [ ! -f "$RULES" ] || nft list table inet nordmesh >/dev/null 2>&1 || nft -f "$RULES"; }
