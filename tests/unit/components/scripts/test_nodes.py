@@ -1424,8 +1424,8 @@ def test_two_looks_at_once_leave_the_members_that_the_later_one_saw(
     members = ["192.0.2.11", "192.0.2.21", "192.0.2.22", "192.0.2.23"]
     member.write("/nodes", "\n".join(members[:3]) + "\n")
     waits = {waits_in: _FIRST_WAITS}
-    member.fake("kubectl", f"answer=$(cat /nodes)\n{waits.get('kubectl', '')}\necho \"$answer\"")
-    member.fake("mv", f"{waits.get('mv', '')}\nexec /usr/bin/mv \"$@\"")
+    member.fake("kubectl", f'answer=$(cat /nodes)\n{waits.get("kubectl", "")}\necho "$answer"')
+    member.fake("mv", f'{waits.get("mv", "")}\nexec /usr/bin/mv "$@"')
     member.fake("nft", f"cp {MEMBERS} /loaded")
     result = member.shell(
         "bash /members.sh once & until [ -e /first ]; do sleep 0.1; done\n"
