@@ -237,6 +237,19 @@ def test_joining_does_not_change_a_node_of_the_cluster(
     assert kubernetes.read(JOINED) == f"{join_config()}\n"
 
 
+def test_what_kubeadm_wrote_stays_known_after_a_change_by_hand(
+    kubernetes: Machine, pki: Pki
+) -> None:
+    """`nordmesh drift` compares with it."""
+    joined(kubernetes, pki)
+    kubernetes.write(NODE, "node/worker-1\n")
+    assert join(kubernetes, pki).status == 0
+    written = kubernetes.read(KUBELET_CONFIG)
+    kubernetes.write(KUBELET_CONFIG, "changed by hand\n")
+    assert join(kubernetes, pki).status == 0
+    assert kubernetes.read("/etc/kubernetes/nordmesh-made/config.yaml") == written
+
+
 def test_a_joined_node_is_not_changed_while_the_api_server_is_down(
     kubernetes: Machine, pki: Pki
 ) -> None:
