@@ -1059,6 +1059,19 @@ def test_the_machine_of_the_node_is_reset(
     assert not kubernetes.exists("/var/lib/kubelet")
 
 
+def test_a_reset_empties_the_disk_of_etcd_and_keeps_it_mounted(
+    kubernetes: Machine, pki: Pki
+) -> None:
+    initialised(kubernetes, pki)
+    kubernetes.mount('mkdir -p "$root/disk" && mount --bind "$root/disk" "$root/var/lib/etcd"')
+    kubernetes.write("/disk/member/wal", "data")
+    kubernetes.write("/disk/lost+found/other", "")
+    result = reset(kubernetes, NODE_NAME="cp-1")
+    assert result.status == 0, result.stderr
+    assert not kubernetes.exists("/disk/member")
+    assert kubernetes.exists("/disk/lost+found/other")
+
+
 def test_a_worker_that_is_still_in_its_cluster_is_not_reset(kubernetes: Machine, pki: Pki) -> None:
     """`pulumi destroy --skip-preview` deletes workers before the protected control plane."""
     joined(kubernetes, pki)
