@@ -31,7 +31,8 @@ install -d -m 700 "$ETCD_DATA" "$NEW_DATA" "$NEW_PKI"
 # Both beside their places, so that the moves are atomic: etcd may have a separate disk.
 tar --extract --gzip --file "$BUNDLE" --directory "$NEW_DATA" --strip-components=1 --no-same-owner member
 tar --extract --gzip --file "$BUNDLE" --directory "$NEW_PKI" --strip-components=1 --no-same-owner pki
-sync "$NEW_DATA" "$NEW_PKI"
+# The whole file systems: the sync of a directory writes none of its files.
+sync --file-system "$NEW_DATA" "$NEW_PKI"
 mv -T "$NEW_DATA" "$ETCD_DATA/member"
 mv -T "$NEW_PKI" /etc/kubernetes/pki
 touch "$STARTED"

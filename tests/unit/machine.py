@@ -59,6 +59,15 @@ _MOUNTED = {"/usr/local/bin/": "commands", "/usr/local/": "local"}
 STARTUP = "/etc/bash.startup"
 # Every fake command sources this file, if it exists, before it does its work.
 FAULT = "/fault"
+# A directory's own sync writes its list of names, and none of its files.
+_SYNC = """
+mkdir -p /after-power-loss
+whole=$1
+[ "$whole" != --file-system ] || shift
+for path; do
+    [ -d "$path" ] && [ "$whole" != --file-system ] || cp -r "$path" /after-power-loss/
+done
+"""
 _SKIP_WAITS = """
 sleep() { SECONDS=$((SECONDS + 25 + ${1%%.*})); }
 """
@@ -135,6 +144,10 @@ class Machine:
         log = self.path("/calls")
         lines = log.read_text().splitlines() if log.exists() else []
         return [line for line in lines if line.startswith(f"{command} " if command else "")]
+
+    def lose_power(self) -> None:
+        """Leave in /after-power-loss what `sync` has written to the disk, by its file name."""
+        self.fake("sync", _SYNC)
 
     def mount(self, text: str) -> None:
         """Set the bash that runs before each script, outside the chroot, to mount below $root."""

@@ -634,10 +634,11 @@ def test_the_command_reads_a_file(tmp_path: Path, capsys: pytest.CaptureFixture[
     assert "failed" in capsys.readouterr().out
     path.write_text("no")
     assert nordmesh(tmp_path, "review", str(path)) == 3
-    assert nordmesh(tmp_path, "review", "absent") == 3
     output = capsys.readouterr()
     assert not output.out
     assert "[preview-not-json]" in output.err
+    assert nordmesh(tmp_path, "review", "absent") == 3
+    assert "absent [preview-unreadable]" in capsys.readouterr().err
 
 
 @pytest.mark.parametrize("arguments", [["--limit", "10", "-"], ["--policy-pack", "x", "-"]])

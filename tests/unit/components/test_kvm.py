@@ -243,6 +243,7 @@ def test_a_review_lists_restarts_and_lost_data(recorded: Recorder) -> None:
     )
     text = summary(parse(preview(change(of, old, new, "create")))).render()
     assert "**worker-1** is **restarted** to change memory from 4Gi to 8Gi" in text
+    assert "**recreated**" not in text
     text = summary(parse(preview(change(of, old, new, "triggers", op="replace")))).render()
     assert "**worker-1** is **recreated**: its disks are lost with all their data" in text
     assert "**REPLACE** guest `worker-1-guest`" in text

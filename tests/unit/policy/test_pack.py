@@ -211,7 +211,9 @@ def test_encrypted_values_are_left_out(tmp_path: Any) -> None:
     [
         (catalogue.KUBERNETES["1.23.17"].end_of_life, "only until 2023-02-28"),
         (datetime.date(2023, 3, 1), "has had no security fixes since 2023-02-28"),
-        (datetime.date(2022, 6, 1), None),
+        # 90 days before it.
+        (datetime.date(2022, 11, 30), None),
+        (datetime.date(2022, 12, 1), "only until 2023-02-28"),
     ],
 )
 def test_a_release_near_or_past_its_end_of_life_is_reported(

@@ -349,6 +349,21 @@ def test_the_identity_provider_is_in_the_eea(host: str, found: list[str]) -> Non
     assert subjects("eea-residency", config={**PRODUCTION, "nordmesh:access": access}) == found
 
 
+@pytest.mark.parametrize("section", ["artifacts", "istio", "observability"])
+@pytest.mark.parametrize(
+    ("host", "found"),
+    [
+        ("s3.eu-north-1.amazonaws.com", []),
+        ("s3.us-east-1.amazonaws.com", ["s3.us-east-1.amazonaws.com"]),
+    ],
+)
+def test_addresses_in_the_platforms_own_sections_are_in_the_eea(
+    section: str, host: str, found: list[str]
+) -> None:
+    config = {**PRODUCTION, f"nordmesh:{section}": {"in": [{"url": f"https://{host}/x"}]}}
+    assert subjects("eea-residency", config=config) == found
+
+
 @pytest.mark.parametrize(
     ("declared", "violations"),
     [

@@ -66,6 +66,8 @@ def test_no_control_plane_takes_the_cluster_with_it() -> None:
     deleted_with = option(recorded(), "deleted_with")
     for script in ("worker-1-ready", "istio-install", "istio-rollout"):
         assert deleted_with[f"Command {script}"] == LIST
+    # A node that is gone has no labels to remove.
+    assert deleted_with["Command worker-1-labels"] == "Command worker-1-join"
     objects = [name for kind, name in recorded().resources if kind.startswith("kubernetes:")]
     assert objects
     kinds = {

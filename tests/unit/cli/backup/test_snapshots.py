@@ -329,6 +329,18 @@ def test_a_bad_snapshot_is_not_stored(
     assert stored(plane) == []
 
 
+def test_an_archive_that_is_cut_short_is_not_stored(plane: Machine) -> None:
+    plane.fake("tar", '/usr/bin/tar "$@" | head -c 4096; exit 2')
+    assert run(plane).status != 0
+    assert stored(plane) == []
+
+
+def test_other_users_cannot_read_the_snapshot_before_it_is_encrypted(plane: Machine) -> None:
+    plane.fake("zstd", 'stat -c %a /var/lib/nordmesh/backup >/mode; exec /usr/bin/zstd "$@"')
+    assert run(plane).status == 0
+    assert plane.read("/mode") == "700\n"
+
+
 def test_an_etcd_that_does_not_answer_is_an_error(plane: Machine) -> None:
     plane.fake("curl", "echo 'connection refused' >&2; exit 7")
     result = run(plane)

@@ -227,7 +227,7 @@ def grpc_check(client_statistics: str, pod_statistics: str, *, version: str = "v
     service = mesh(protocol="grpc", canary=trial).services["checkout"]
     change = canary.raised("checkout", service, route(10), route(25))
     assert change is not None
-    pod = proxy("pod", app="shop-checkout", version=version)
+    pod = proxy("pod", app="shop-checkout", version=version, **{"pod-template-hash": "5d4f9"})
     texts = {
         "client": [request_statistics(), client_statistics],
         "pod": [grpc_statistics(), pod_statistics],

@@ -120,6 +120,13 @@ def test_another_number_rotates_the_key(new: Machine) -> None:
     assert old not in everything(new)
 
 
+def test_a_key_survives_a_loss_of_power(new: Machine) -> None:
+    """Without it, no Secret could be read."""
+    new.lose_power()
+    assert node.rotate(new, 2).status == 0
+    assert new.read("/after-power-loss/encryption.yaml") == new.read(ENCRYPTION)
+
+
 def test_what_kubeadm_would_render_has_the_keys_in_use(new: Machine) -> None:
     assert node.rotate(new, 2).status == 0
     before = pods(new)

@@ -140,6 +140,23 @@ def test_servers_that_were_written_by_a_killed_run_are_loaded_by_the_next(worker
     assert reloads(worker) - before == 1
 
 
+def test_two_changes_at_once_come_one_after_the_other(worker: Machine) -> None:
+    """The service that follows the members and a script of nordmesh."""
+    # The first waits, for up to two seconds, until the second is over.
+    worker.fake(
+        "mv",
+        "if mkdir /first 2>/dev/null; then\n"
+        "for _ in {1..20}; do [ ! -e /second-is-over ] || break; sleep 0.1; done; fi\n"
+        'exec /usr/bin/mv "$@"',
+    )
+    result = worker.shell(
+        f"bash {node.ENDPOINT_PROGRAM} 192.0.2.11 & until [ -e /first ]; do sleep 0.1; done\n"
+        f"bash {node.ENDPOINT_PROGRAM} 192.0.2.12 && touch /second-is-over && wait $!"
+    )
+    assert result.status == 0, result.stderr
+    assert servers(worker, "any") == ["server 192.0.2.12 192.0.2.12"]
+
+
 def test_servers_are_checked_with_the_ca_once_the_node_has_it(worker: Machine) -> None:
     both = "192.0.2.11", "192.0.2.12"
     assert endpoint(worker, *both).status == 0

@@ -237,6 +237,19 @@ def test_joining_does_not_change_a_node_of_the_cluster(
     assert kubernetes.read(JOINED) == f"{join_config()}\n"
 
 
+def test_what_kubeadm_wrote_stays_known_after_a_change_by_hand(
+    kubernetes: Machine, pki: Pki
+) -> None:
+    """`nordmesh drift` compares with it."""
+    joined(kubernetes, pki)
+    kubernetes.write(NODE, "node/worker-1\n")
+    assert join(kubernetes, pki).status == 0
+    written = kubernetes.read(KUBELET_CONFIG)
+    kubernetes.write(KUBELET_CONFIG, "changed by hand\n")
+    assert join(kubernetes, pki).status == 0
+    assert kubernetes.read("/etc/kubernetes/nordmesh-made/config.yaml") == written
+
+
 def test_a_joined_node_is_not_changed_while_the_api_server_is_down(
     kubernetes: Machine, pki: Pki
 ) -> None:
@@ -1044,6 +1057,19 @@ def test_the_machine_of_the_node_is_reset(
     assert reset(kubernetes).status == 0
     assert not kubernetes.exists("/etc/kubernetes")
     assert not kubernetes.exists("/var/lib/kubelet")
+
+
+def test_a_reset_empties_the_disk_of_etcd_and_keeps_it_mounted(
+    kubernetes: Machine, pki: Pki
+) -> None:
+    initialised(kubernetes, pki)
+    kubernetes.mount('mkdir -p "$root/disk" && mount --bind "$root/disk" "$root/var/lib/etcd"')
+    kubernetes.write("/disk/member/wal", "data")
+    kubernetes.write("/disk/lost+found/other", "")
+    result = reset(kubernetes, NODE_NAME="cp-1")
+    assert result.status == 0, result.stderr
+    assert not kubernetes.exists("/disk/member")
+    assert kubernetes.exists("/disk/lost+found/other")
 
 
 def test_a_worker_that_is_still_in_its_cluster_is_not_reset(kubernetes: Machine, pki: Pki) -> None:

@@ -44,6 +44,14 @@ def test_kubeadm_starts_from_the_placed_data(plane: Machine) -> None:
     assert not plane.exists(UPLOAD)
 
 
+def test_the_placed_data_survives_a_loss_of_power(plane: Machine) -> None:
+    """It is on the disk before it gets its names, which say that it is complete."""
+    plane.lose_power()
+    assert restored.restore(plane).status == 0
+    assert plane.read("/after-power-loss/member.new/snap/db") == "the database"
+    assert plane.read("/after-power-loss/pki.new/ca.key") == FILES["pki/ca.key"]
+
+
 def test_a_restored_control_plane_is_not_placed_again(plane: Machine) -> None:
     assert restored.restore(plane).status == 0
     plane.write(DATABASE, "written since")
