@@ -14,7 +14,9 @@ nodes=$(ask as_admin get nodes --selector node-role.kubernetes.io/control-plane 
 for node in $nodes; do
     [ "$node" != "$NODE_NAME" ] || continue
     step "remove the node $node, whose machine is empty"
-    logged node-delete as_admin delete node "$node" --ignore-not-found
+    # The node last: the next run of an interrupted script finds its pods only by the node.
+    logged node-cordon as_admin cordon "$node"
     logged pods-delete as_admin delete pods --all-namespaces --field-selector "spec.nodeName=$node" \
         --force --grace-period 0
+    logged node-delete as_admin delete node "$node" --ignore-not-found
 done

@@ -248,6 +248,7 @@ CASES = {
     "restore-forget": Case(
         prepare=on_plane.with_nodes_of_the_lost,
         run=on_plane.forget,
+        always=("logged pods-delete",),
     ),
     "backup": Case(prepare=on_plane.without_backup, run=on_plane.install_backup, boot=node.boot),
     "backup-off": Case(prepare=on_plane.with_backup, run=on_plane.remove_backup, boot=node.boot),

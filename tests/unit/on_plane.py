@@ -105,7 +105,7 @@ ulimit -S -f unlimited
 case $* in
 *'get nodes'*) ls /cluster/nodes ;;
 *'delete node '*) set -- "${@:1:$#-1}"; rm -f "/cluster/nodes/${*: -1}" ;;
-*'delete pods '*) echo "${*: -4:1}" | sed 's/.*=//' >>/cluster/pods-deleted ;;
+*'delete pods '*) node=${*: -4:1}; rm -f "/cluster/pods/${node#*=}" ;;
 esac
 """
 
@@ -116,6 +116,7 @@ def with_nodes_of_the_lost(machine: Machine) -> None:
     machine.fake("kubectl", _FORGET_API)
     for name in ("worker-1", "cp-2", "cp-3"):
         machine.write(f"/cluster/nodes/{name}", "")
+        machine.write(f"/cluster/pods/{name}", "")
 
 
 def forget(machine: Machine) -> Result:
