@@ -7,7 +7,7 @@ import pulumi
 import pulumi_kubernetes as k8s
 
 from components.manifests import Manifest
-from components.taken_objects import MANAGER
+from components.taken_objects import MANAGER, TakenObjects
 
 # A fixed field manager, where the provider would use a random name, lets a run repeat a write that
 # was killed halfway. Forced, so that the stack file wins over a change made by hand: setting a
@@ -21,13 +21,13 @@ _ANNOTATIONS = {
 @dataclass(frozen=True, kw_only=True)
 class Cluster:
     """The cluster that objects are applied to. existence: the resource whose deletion deletes all
-    objects, so that destroying a cluster does not first empty it object by object. hooks: of every
-    object that is created whole.
+    objects, so that destroying a cluster does not first empty it object by object. taken: guards
+    the objects of others.
     """
 
     provider: k8s.Provider
     existence: pulumi.Resource
-    hooks: pulumi.ResourceHookBinding
+    taken: TakenObjects
 
     def apply(
         self,
@@ -50,7 +50,7 @@ class Cluster:
         metadata = manifest["metadata"]
         annotations = {**metadata.get("annotations", {}), **_ANNOTATIONS}
         # The provider's typed classes register the same, and take half a second to import.
-        return pulumi.CustomResource(
+        resource = pulumi.CustomResource(
             _type(manifest),
             _name(manifest),
             {**manifest, "metadata": {**metadata, "annotations": annotations}},
@@ -63,9 +63,11 @@ class Cluster:
                 replace_with=list(replace_with),
                 replace_on_changes=list(replace_on),
                 delete_before_replace=bool(replace_on) or None,
-                hooks=pulumi.ResourceHookBinding.merge(self.hooks, hooks),
+                hooks=pulumi.ResourceHookBinding.merge(self.taken.hooks, hooks),
             ),
         )
+        self.taken.add(resource)
+        return resource
 
     def patch(
         self,

@@ -1,12 +1,11 @@
 """The platform: which component gets what from which. One environment, top to bottom."""
 
-import functools
 from collections.abc import Iterator, Mapping
 
 import pulumi
 import pulumi_kubernetes as k8s
 
-from components import immutable, taken_objects
+from components import immutable
 from components.backup import Snapshots
 from components.cluster_dns import ClusterDns, ClusterDnsArgs
 from components.cni import Cni, CniArgs
@@ -38,6 +37,7 @@ from components.quorum import ControlPlaneList
 from components.remote.script import PrivateKey
 from components.remote.script_texts import ScriptTexts
 from components.rollout import Rollout
+from components.taken_objects import TakenObjects
 from components.worker import Worker, WorkerArgs
 from components.workloads import Workloads, WorkloadsArgs
 from config import DEMO_SERVICE, ExistingNode, StackConfig, catalogue, ports
@@ -87,6 +87,7 @@ class Platform:
         )
         self._make_snapshots(backup_secret_key)
         self._workers = self._make_workers()
+        self._taken = TakenObjects(self._control_planes.kubeconfig)
         self._administrator = self._make_administrator()
         self._cluster = self._make_cluster()
         addons = [self._make_cni(), self._make_metrics_server(), *self._make_dns()]
@@ -104,6 +105,7 @@ class Platform:
             whole=any(protected(config)),
             records=[texts, self._listed],
         )
+        self._taken.refuse_at_preview()
 
     def exports(self) -> dict[str, pulumi.Input[object]]:
         """The stack's outputs by name; kubeconfig is a secret."""
@@ -354,10 +356,6 @@ class Platform:
             kubeconfig = Pipeline("pipeline", args).kubeconfig
         return self._connected("cluster", kubeconfig)
 
-    @functools.cached_property
-    def _taken(self) -> pulumi.ResourceHookBinding:
-        return taken_objects.hooks(self._control_planes.kubeconfig)
-
     def _connected(self, name: str, kubeconfig: pulumi.Output[str]) -> Cluster:
         # The identifier keeps a kubeconfig that is unknown at preview from replacing everything.
         provider = k8s.Provider(
@@ -368,7 +366,7 @@ class Platform:
         return Cluster(
             provider=provider,
             existence=self._control_planes.existence,
-            hooks=self._taken,
+            taken=self._taken,
         )
 
     def _make_cni(self) -> Cni:

@@ -92,24 +92,40 @@ class Api:
         spec: Mapping[str, Any] = _object(_usable(status, text), "spec")
         return spec
 
-    def existing(self, manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
-        """The metadata of the object that a manifest names; None if it does not exist."""
-        version, metadata = manifest["apiVersion"], manifest["metadata"]
-        group = f"/apis/{version}" if "/" in version else f"/api/{version}"
-        status, text = self._ask(group)
+    def existing(
+        self, manifests: Sequence[Mapping[str, Any]], *, limit: float | None = None
+    ) -> list[Mapping[str, Any] | None]:
+        """The metadata of the object that each manifest names; None if it does not exist.
+
+        limit: the seconds that each response may take.
+        """
+        # One after another: the first fails if the API server does not answer.
+        versions = dict.fromkeys(manifest["apiVersion"] for manifest in manifests)
+        plurals = {version: self._plurals(version, limit) for version in versions}
+
+        def look(manifest: Mapping[str, Any]) -> Mapping[str, Any] | None:
+            version, metadata = manifest["apiVersion"], manifest["metadata"]
+            plural = plurals[version].get(manifest["kind"])
+            if plural is None:
+                return None  # its CustomResourceDefinition does not exist yet
+            place = f"/namespaces/{metadata['namespace']}" if metadata.get("namespace") else ""
+            path = f"{_group(version)}{place}/{plural}/{metadata['name']}"
+            status, text = self._ask(path, limit=limit)
+            if status == HTTPStatus.NOT_FOUND:
+                return None
+            found: Mapping[str, Any] = _object(_usable(status, text), "metadata")
+            return found
+
+        with ThreadPoolExecutor(_CONNECTIONS) as threads:
+            return list(threads.map(look, manifests))
+
+    def _plurals(self, version: str, limit: float | None) -> Mapping[str, str]:
+        """The name in paths of each kind of a group's version; none if that does not exist."""
+        status, text = self._ask(_group(version), limit=limit)
         if status == HTTPStatus.NOT_FOUND:
-            return None  # its CustomResourceDefinition does not exist yet
+            return {}
         kinds = _object(_usable(status, text), "resources")
-        names = [one["name"] for one in kinds if one["kind"] == manifest["kind"]]
-        plurals = [name for name in names if "/" not in name]
-        if not plurals:
-            return None
-        place = f"/namespaces/{metadata['namespace']}" if metadata.get("namespace") else ""
-        status, text = self._ask(f"{group}{place}/{plurals[0]}/{metadata['name']}")
-        if status == HTTPStatus.NOT_FOUND:
-            return None
-        existing: Mapping[str, Any] = _object(_usable(status, text), "metadata")
-        return existing
+        return {one["kind"]: one["name"] for one in kinds if "/" not in one["name"]}
 
     def pods(self, namespace: str) -> list[Pod]:
         """The pods of a namespace."""
@@ -244,6 +260,11 @@ class Api:
         except (client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _no_answer(type(error).__name__) from None
         return response.status, content.decode(errors="replace")
+
+
+def _group(version: str) -> str:
+    """The path of a group's version."""
+    return f"/apis/{version}" if "/" in version else f"/api/{version}"
 
 
 def _usable(status: int, text: str) -> str:

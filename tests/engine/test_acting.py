@@ -1,4 +1,4 @@
-"""A real `pulumi up` that acts in its own role, at a real API server with RBAC."""
+"""A real `pulumi up` at a real API server with RBAC: in its own role, beside others' objects."""
 
 from __future__ import annotations
 
@@ -11,6 +11,7 @@ from typing import Any
 import pytest
 
 from components.manifests import hardening, people, pipeline
+from components.taken_objects import ADOPT
 from lab import toolchain
 from tests.engine.rbac_server import ApiServer, Authority, api_server
 from tests.engine.test_pipeline import definition
@@ -28,17 +29,17 @@ import pulumi_kubernetes as k8s
 
 from components.objects import Cluster
 from components.pipeline import Pipeline, PipelineArgs
+from components.taken_objects import TakenObjects
 
 planted = json.loads(Path("planted.json").read_text())
 existence = pulumi.ComponentResource("test:index:Existence", "existence")
 kubeconfig = pulumi.Output.secret(planted["kubeconfig"])
+taken = TakenObjects(kubeconfig)
 
 
 def connected(name, kubeconfig):
     provider = k8s.Provider(name, kubeconfig=kubeconfig, cluster_identifier="test")
-    return Cluster(
-        provider=provider, existence=existence, hooks=pulumi.ResourceHookBinding()
-    )
+    return Cluster(provider=provider, existence=existence, taken=taken)
 
 
 used = kubeconfig
@@ -51,6 +52,7 @@ for manifest in planted["manifests"]:
     made = cluster.apply(manifest, parent=existence, after=namespaces)
     if manifest["kind"] == "Namespace":
         namespaces.append(made)
+taken.refuse_at_preview()
 """
 ROUTE = ("networking.istio.io", "v1beta1", "VirtualService", "virtualservices")
 
@@ -185,6 +187,40 @@ def test_an_up_takes_its_role_and_gives_it_back(server: ApiServer, tmp_path: Pat
     assert route(server)["metadata"]["uid"] == before
     path = f"/apis/rbac.authorization.k8s.io/v1/clusterroles/{pipeline.NAME}"
     assert server.request("GET", path)[0] == 404
+
+
+def as_manager(server: ApiServer, manifest: Values, manager: str) -> None:
+    """Create an object as a program of this name does."""
+    path = f"{server.path_of(manifest)}?fieldManager={manager}"
+    apply = "application/apply-patch+yaml"
+    assert server.request("PATCH", path, manifest, content_type=apply)[0] in (200, 201)
+
+
+OTHERS = [
+    {**manifest, "metadata": {**manifest["metadata"], "name": "ledger", "labels": {"a": "b"}}}
+    for manifest in manifests(5)[:2]
+]
+
+
+def test_a_preview_names_all_objects_of_others(server: ApiServer, tmp_path: Path) -> None:
+    program = Program(tmp_path / "program", server)
+    program.up(manifests(5), acting=False)
+    program.plant([*manifests(5), *OTHERS], acting=False)
+    for manifest in OTHERS:
+        as_manager(server, manifest, "helm")
+    up = ("up", "--yes")
+    for command in (("preview",), up):
+        _, _, text = program.pulumi(*command, "--stack", STACK, ok=False).partition("Diagnostics:")
+        assert text.count("[object-exists]") == 1
+        assert "Namespace ledger already exists, written by helm" in text
+        assert "VirtualService ledger in namespace shop already exists, written by helm" in text
+        assert "checkout already exists" not in text
+        assert "Traceback" not in text
+    # Of a run that was killed before it wrote the state, and handed over by its owner.
+    as_manager(server, OTHERS[0], "nordmesh")
+    handed_over = {**OTHERS[1], "metadata": {**OTHERS[1]["metadata"], "annotations": {ADOPT: "x"}}}
+    as_manager(server, handed_over, "helm")
+    assert "2 created" in program.pulumi(*up, "--stack", STACK)
 
 
 @pytest.mark.long

@@ -13,7 +13,7 @@ from kubernetes import client
 
 from components import taken_objects
 from components.gates import api
-from components.taken_objects import ADOPT, refuse_taken
+from components.taken_objects import ADOPT, TakenObjects, refuse_taken
 from config.errors import NordmeshError
 from tests.unit.components.gates.test_server import Answer, Server, serve
 from tests.unit.stacks.test_options import recorded
@@ -75,7 +75,7 @@ def test_an_object_of_somebody_else_is_not_taken_over(
     error = caught.value
     assert error.code == "object-exists"
     assert "written by kubectl-client-side-apply, helm" in error.what
-    assert f"kubectl annotate {manifest['kind']}" in str(error.fix)
+    assert f"kubectl annotate {manifest['kind']}" in str(error)
 
 
 def test_an_object_of_a_killed_run_is_written_again(server: tuple[Server, api.Api]) -> None:
@@ -130,7 +130,7 @@ def test_the_hook_asks_the_cluster_of_the_stack(
 ) -> None:
     scripted, connected = server
     scripted.answers[ROUTE_PATH] = stored("helm")
-    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback: callback)
+    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback, _options: callback)
     opened: list[str] = []
 
     def connect(kubeconfig: str) -> Any:
@@ -142,8 +142,8 @@ def test_the_hook_asks_the_cluster_of_the_stack(
     async def secret() -> str:
         return "the kubeconfig"
 
-    binding = taken_objects.hooks(SimpleNamespace(future=secret))  # type: ignore[arg-type]
-    hook: Any = (binding.before_create or [])[0]
+    taken = TakenObjects(SimpleNamespace(future=secret))  # type: ignore[arg-type]
+    hook: Any = (taken.hooks.before_create or [])[0]
     with pytest.raises(NordmeshError, match="object-exists"):
         asyncio.run(hook(SimpleNamespace(new_inputs=ROUTE)))
     assert opened == ["the kubeconfig"]
