@@ -73,6 +73,7 @@ class Cluster:
         *,
         parent: pulumi.Resource,
         after: Sequence[pulumi.Resource] = (),
+        hooks: pulumi.ResourceHookBinding | None = None,
     ) -> pulumi.CustomResource:
         """Create the resource for some fields of another owner's object; deletion removes them.
 
@@ -87,6 +88,7 @@ class Cluster:
                 provider=self.provider,
                 depends_on=list(after),
                 deleted_with=self.existence,
+                hooks=hooks,
             ),
         )
 

@@ -6,6 +6,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 
 from components.manifests import CONTAINER_SECURITY, Manifest
+from components.manifests.pod_security import ENFORCE
 from config.observability import MONITORING_NAMESPACE, MonitoringResources
 
 PROMETHEUS_URL = f"http://prometheus.{MONITORING_NAMESPACE}.svc.cluster.local:9090"
@@ -29,7 +30,7 @@ def namespace(*, storage_class: str | None = None) -> Manifest:
             **({"annotations": annotations} if annotations else {}),
             "labels": {
                 "istio-injection": "disabled",
-                "pod-security.kubernetes.io/enforce": "restricted",
+                ENFORCE: "restricted",
             },
         },
     }
