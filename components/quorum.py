@@ -99,9 +99,9 @@ def returned(gone: Sequence[str], present: Collection[str]) -> Iterator[Problem]
                 what=f"{name} was gone, and is no longer",
                 why="its node, and its member of etcd if it had one, have left the cluster; the "
                 "machine still has the files of that time",
-                fix=f"remove {name} from the file and run `pulumi up`; run `kubeadm reset` on the "
-                "machine, remove /etc/kubernetes and /var/lib/etcd/member, and add it again: it "
-                "joins as a new node",
+                fix=f"remove {name} from the file and run `pulumi up`; run "
+                "`kubeadm reset --force` on the machine, remove /etc/kubernetes and "
+                "/var/lib/etcd/member, and add it again: it joins as a new node",
             )
 
 
