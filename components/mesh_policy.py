@@ -31,14 +31,16 @@ class MeshPolicyArgs:
     """machines: whose allowDataLoss names the namespaces that may be deleted with their content.
 
     istio: None for a cluster without a mesh, which has namespaces only.
-    gates: the hooks that measure before an edit. pod_firewall: None if nothing enforces
-    NetworkPolicies. limits_egress: whether hosts that are not listed are refused.
+    kubernetes: the cluster's version. gates: the hooks that measure before an edit. pod_firewall:
+    None if nothing enforces NetworkPolicies. limits_egress: whether hosts that are not listed are
+    refused.
     """
 
     cluster: Cluster
     istio: Istio | None
     mesh: Mesh
     machines: Machines
+    kubernetes: str
     gates: Gates
     pod_firewall: PodFirewall | None
     networks: Networks
@@ -62,7 +64,9 @@ class MeshPolicy(pulumi.ComponentResource):
         super().__init__("nordmesh:mesh:MeshPolicy", name, None, opts)
         self._gates = args.gates
         self.namespaces = {
-            namespace: self._namespace(args, namespace, mtls.namespace(namespace, settings))
+            namespace: self._namespace(
+                args, namespace, mtls.namespace(namespace, settings, kubernetes=args.kubernetes)
+            )
             for namespace, settings in args.mesh.namespaces.items()
         }
         if args.istio:
@@ -89,7 +93,7 @@ class MeshPolicy(pulumi.ComponentResource):
         self, args: MeshPolicyArgs, name: str, manifest: Manifest
     ) -> pulumi.CustomResource:
         if name == DEFAULT_NAMESPACE:  # it exists, and cannot be deleted
-            return args.cluster.patch(manifest, parent=self)
+            return args.cluster.patch(manifest, parent=self, hooks=self._gates.pod_security)
         return args.cluster.apply(
             manifest,
             parent=self,

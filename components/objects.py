@@ -75,6 +75,7 @@ class Cluster:
         *,
         parent: pulumi.Resource,
         after: Sequence[pulumi.Resource] = (),
+        hooks: pulumi.ResourceHookBinding | None = None,
     ) -> pulumi.CustomResource:
         """Create the resource for some fields of another owner's object; deletion removes them.
 
@@ -89,6 +90,7 @@ class Cluster:
                 provider=self.provider,
                 depends_on=list(after),
                 deleted_with=self.existence,
+                hooks=hooks,
             ),
         )
 

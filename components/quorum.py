@@ -99,9 +99,9 @@ def returned(gone: Sequence[str], present: Collection[str]) -> Iterator[Problem]
                 what=f"`gone` was removed from {name}, which has left the cluster",
                 why="its machine still has the files of that time, and etcd has removed its "
                 "member for good, if it had one",
-                fix=f"remove {name} from the file and run `pulumi up`; run `kubeadm reset` on the "
-                "machine, remove /etc/kubernetes and /var/lib/etcd/member, and add it again: it "
-                "joins as a new node",
+                fix=f"remove {name} from the file and run `pulumi up`; run "
+                "`kubeadm reset --force` on the machine, remove /etc/kubernetes and "
+                "/var/lib/etcd/member, and add it again: it joins as a new node",
             )
 
 

@@ -531,7 +531,17 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     ("mesh.namespaces.*", "injection", _INJECTION),
     ("mesh.namespaces.*", "mtls", _live(_PEERS, note="the gate looks for plaintext before STRICT")),
     ("mesh.namespaces.*", "limitView calls", _live("Sidecar", _POLICY)),
-    ("mesh.namespaces.*", "pods useDefault", _checked()),
+    ("mesh.namespaces.*", "pods useDefault podSecurity.reason", _checked()),
+    (
+        "mesh.namespaces.*",
+        "podSecurity podSecurity.level",
+        _live(
+            "Namespace",
+            "NamespacePatch",
+            note="it applies to new pods; a level that would refuse a running pod is refused at "
+            "preview",
+        ),
+    ),
     ("mesh.services.*", ".", _live(_ROUTE, _RULE, _CALLERS, _PEERS, "Sidecar", _POLICY)),
     (
         "mesh.services.*",

@@ -459,6 +459,7 @@ class Platform:
                 istio=self._istio,
                 mesh=self._config.mesh,
                 machines=self._config.machines,
+                kubernetes=self._config.kubernetes.version,
                 gates=self._gates,
                 pod_firewall=self._pod_firewall,
                 networks=self._networks,

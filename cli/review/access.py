@@ -9,12 +9,17 @@ from cli.review.markdown import Part, code, listed, plain
 from cli.review.preview import Preview, Step, Values
 from components.manifests.authorization import SERVICE_ANNOTATION
 from components.manifests.mtls import INHERITED, modes_of
+from components.manifests.pod_security import enforced
 from config.scalars.names import DEFAULT_NAMESPACE, ROOT_NAMESPACE
 
 _MODES = {
     "STRICT": "plaintext will be refused",
     "PERMISSIVE": "plaintext will be accepted, beside mTLS",
     "DISABLE": "traffic will **not be encrypted**",
+}
+_LEVELS = {
+    "privileged": "**pods may take over their node**",
+    "baseline": "privileged pods will be refused",
 }
 _SOURCES = {"namespaces": "the namespace", "ipBlocks": "the address"}
 
@@ -210,6 +215,10 @@ def _membership(step: Step) -> Iterator[str]:
             yield f"{place}: joins the mesh; its pods get a sidecar when they are restarted"
         else:
             yield f"{place}: leaves the mesh; its pods lose their sidecar when they are restarted"
+    before, after = (enforced(values) or "privileged" for values in (step.old, step.new))
+    if before != after and step.op != "delete" and not new:
+        words = _LEVELS.get(after, f"new pods must meet the level {after}")
+        yield f"{place}: {words} (PodSecurity {before} to {after})"
 
 
 def _injects(values: Values) -> str | None:

@@ -7,6 +7,7 @@ takes 0.3 s, which a run without a change must not pay.
 import base64
 import json
 import os
+import re
 import ssl
 import time
 from collections.abc import Iterator, Mapping, Sequence
@@ -39,6 +40,7 @@ _TIMEOUT_SECONDS = 10
 REPORT_SECONDS = 3
 """The limit for each answer that a report can do without; one over the API server takes 0.1 s."""
 _LOOKED = "looked"
+_QUOTED = re.compile(r'"(?:[^"\\]|\\.)*"')  # the text of a Warning header: 299 - "text"
 
 # The connections of the proxy's user that are not to its own ports and not to istiod: the remote
 # address and port, as the kernel writes them.
@@ -126,6 +128,19 @@ class Api:
             return {}
         kinds = _object(_usable(status, text), "resources")
         return {one["kind"]: one["name"] for one in kinds if "/" not in one["name"]}
+
+    def dry_run(self, path: str, patch: object) -> list[str]:
+        """The warnings of the API server about a merge patch, which changes nothing."""
+        response, text = self._respond(
+            path,
+            {"dryRun": "All"},
+            method="PATCH",
+            body=patch,
+            content_type="application/merge-patch+json",
+        )
+        _usable(response.status, text)
+        headers = response.headers.getlist("Warning")
+        return [json.loads(text) for one in headers for text in _QUOTED.findall(one)]
 
     def pods(self, namespace: str) -> list[Pod]:
         """The pods of a namespace."""
@@ -243,7 +258,21 @@ class Api:
         limit: float | None = None,
     ) -> tuple[int, str]:
         """The status and the text of a response; fails without one."""
-        json_type = {"Content-Type": "application/json"} if body is not None else {}
+        response, text = self._respond(path, query, method=method, body=body, limit=limit)
+        return response.status, text
+
+    def _respond(
+        self,
+        path: str,
+        query: Mapping[str, str] | None = None,
+        *,
+        method: str = "GET",
+        body: object = None,
+        content_type: str = "application/json",
+        limit: float | None = None,
+    ) -> tuple[Any, str]:
+        """A response and its text; fails without one."""
+        json_type = {"Content-Type": content_type} if body is not None else {}
         try:
             response = self._client.call_api(
                 *self._client.param_serialize(
@@ -259,7 +288,7 @@ class Api:
             content: bytes = response.read()  # type: ignore[no-untyped-call]
         except (client.ApiException, urllib3.exceptions.HTTPError, OSError) as error:
             raise _no_answer(type(error).__name__) from None
-        return response.status, content.decode(errors="replace")
+        return response, content.decode(errors="replace")
 
 
 def _group(version: str) -> str:

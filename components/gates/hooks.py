@@ -11,8 +11,10 @@ from components.manifests.authorization import SERVICE_ANNOTATION
 from components.manifests.egress import PREFIX as EGRESS_PREFIX
 from components.manifests.hosts import service_of
 from components.manifests.mtls import NAMESPACE_POLICY, modes_of
+from components.manifests.pod_security import enforced
 from components.threads import in_thread
 from config import ROOT_NAMESPACE, Mesh
+from config.errors import NordmeshError
 
 if TYPE_CHECKING:
     from components.gates.api import Api
@@ -28,8 +30,9 @@ class Gates:
     checks that the subsets of its routes have pods. pods: for every DestinationRule of a subset.
     callers: for the AuthorizationPolicy of every service that declares its callers. outbound: for
     the installation of Istio. secrets: for every object of a gateway that reads a Secret; it warns,
-    because a Secret can be created only once its namespace exists. namespaces: for every namespace;
-    it records those that this run created, which have no clients yet.
+    because a Secret can be created only once its namespace exists. pod_security: for the namespace
+    default. namespaces: for every other one; it also records those that this run created, which
+    have no clients yet.
     """
 
     def __init__(self, mesh: Mesh, kubeconfig: pulumi.Output[str]) -> None:
@@ -49,7 +52,10 @@ class Gates:
         self.callers = binding(before_create=[callers], before_update=[callers])
         self.outbound = binding(before_update=[outbound])
         self.secrets = binding(after_create=[secrets], after_update=[secrets])
-        self.namespaces = binding(after_create=[record])
+        options = pulumi.ResourceHookOptions(on_dry_run=True)
+        level = hook("PodSecurity gate", self._pod_security, options)
+        self.pod_security = binding(before_create=[level], before_update=[level])
+        self.namespaces = binding.merge(self.pod_security, binding(after_create=[record]))
 
     def _record_namespace(self, args: pulumi.ResourceHookArgs) -> None:
         self._new_namespaces.add(_metadata(args)["name"])
@@ -140,6 +146,26 @@ class Gates:
             await self._run(lambda api, _say: missing.extend(credentials.missing(api, wanted)))
         for line in missing:
             pulumi.log.warn(f"{line}. Create it; no further `pulumi up` is needed")
+
+    async def _pod_security(self, args: pulumi.ResourceHookArgs) -> None:
+        old, new = args.old_inputs, args.new_inputs or {}
+        if enforced(new) in (None, enforced(old)):
+            return
+        is_preview = pulumi.runtime.is_dry_run()
+        if is_preview and (old is None or await self._kubeconfig.future() is None):
+            return  # the namespace or the cluster does not exist yet
+        from components.gates import pod_security
+
+        try:
+            await self._run(lambda api, _say: pod_security.check(api, old, new))
+        except NordmeshError as error:
+            if not is_preview or error.code != "gate-no-api-server":
+                raise
+            pulumi.log.warn(
+                f"mesh.namespaces.{_metadata(args)['name']}: {error.what}, so this preview does "
+                "not know whether the PodSecurity level refuses running pods; `pulumi up` asks "
+                "before it changes the namespace"
+            )
 
     async def _measure(self, check: Callable[["Api", Say], str]) -> None:
         """Run a check, and log its report."""

@@ -1,6 +1,7 @@
 """The demo: an echo service in two versions, and clients inside and outside the mesh."""
 
 from components.manifests import CONTAINER_SECURITY, Manifest, deployment
+from components.manifests.pod_security import ENFORCE
 from config import OUTSIDE_NAMESPACE, Service
 from config.scalars.names import subset_name
 
@@ -65,7 +66,10 @@ def outside_namespace() -> Manifest:
     return {
         "apiVersion": "v1",
         "kind": "Namespace",
-        "metadata": {"name": OUTSIDE_NAMESPACE, "labels": {"istio-injection": "disabled"}},
+        "metadata": {
+            "name": OUTSIDE_NAMESPACE,
+            "labels": {"istio-injection": "disabled", ENFORCE: "baseline"},
+        },
     }
 
 

@@ -3,6 +3,7 @@
 import json
 
 from components.manifests import Manifest
+from components.manifests.pod_security import ENFORCE
 from config import ports
 
 NAMESPACE = "kube-flannel"
@@ -32,7 +33,7 @@ def flannel(*, pod_cidr: str, endpoint: str, image: str, plugin_image: str) -> l
             "metadata": {
                 "name": NAMESPACE,
                 # It changes the node's routes and firewall, which no lower level allows.
-                "labels": {"pod-security.kubernetes.io/enforce": "privileged"},
+                "labels": {ENFORCE: "privileged"},
             },
         },
         {"apiVersion": "v1", "kind": "ServiceAccount", "metadata": metadata},

@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 
 from components import manifests
 from components.manifests import CONTAINER_SECURITY, Manifest
+from components.manifests.pod_security import ENFORCE
 from config.observability import MONITORING_NAMESPACE, MonitoringResources
 
 PROMETHEUS_URL = f"http://prometheus.{MONITORING_NAMESPACE}.svc.cluster.local:9090"
@@ -30,7 +31,7 @@ def namespace(*, storage_class: str | None = None) -> Manifest:
             **({"annotations": annotations} if annotations else {}),
             "labels": {
                 "istio-injection": "disabled",
-                "pod-security.kubernetes.io/enforce": "restricted",
+                ENFORCE: "restricted",
             },
         },
     }

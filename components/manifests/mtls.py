@@ -4,7 +4,7 @@ from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from components.manifests import Manifest
+from components.manifests import Manifest, pod_security
 from config import Namespace, Service, ServiceMtls
 
 NAMESPACE_POLICY = "default"
@@ -35,14 +35,12 @@ def modes_of(policy: Mapping[str, Any]) -> Modes:
     )
 
 
-def namespace(name: str, settings: Namespace) -> Manifest:
-    """A namespace of the mesh, with injection on or off."""
-    label = "enabled" if settings.injection else "disabled"
-    return {
-        "apiVersion": "v1",
-        "kind": "Namespace",
-        "metadata": {"name": name, "labels": {"istio-injection": label}},
-    }
+def namespace(name: str, settings: Namespace, *, kubernetes: str) -> Manifest:
+    """A namespace of the mesh, with injection on or off. kubernetes: the cluster's version."""
+    labels = {"istio-injection": "enabled" if settings.injection else "disabled"}
+    if level := settings.enforced:
+        labels |= pod_security.labels(level, kubernetes)
+    return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 
 def peer_authentication(namespace: str, mode: str) -> Manifest:

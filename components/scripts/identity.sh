@@ -71,7 +71,7 @@ refuse_other_owner() {
     owner=$(other_owner)
     [ -z "$owner" ] || fail another-node "this machine is node $owner" \
         "in the stack file it is $NODE_NAME of the cluster at $ENDPOINT; nothing was changed" \
-        "set the node's address and name, and nordmesh:kubernetes.endpoint, back to their old values. To use the machine elsewhere, first remove its node from its stack file and run \`pulumi up\`; if it is in no stack file, run \`kubeadm reset\` there, and remove /etc/kubernetes and /var/lib/etcd/member"
+        "set the node's address and name, and nordmesh:kubernetes.endpoint, back to their old values. To use the machine elsewhere, first remove its node from its stack file and run \`pulumi up\`; if it is in no stack file, $CLEAR"
 }
 
 # ask_for_node: sets `answer` to the name of this node if the cluster has it, and to nothing if it does

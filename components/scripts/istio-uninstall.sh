@@ -29,7 +29,7 @@ if cluster_is_gone; then
     warn "this machine no longer has a control plane, so it has no mesh to remove"
     exit 0
 fi
-require_api "; if the cluster is lost for good, run \`kubeadm reset\` on the node first"
+require_api "; if the cluster is lost for good, first $CLEAR"
 definitions=$(ask look_up customresourcedefinitions --selector operator.istio.io/component \
     -o 'jsonpath={.items[*].metadata.name}') || no_answer "which definitions belong to the mesh"
 # The webhooks first: without istiod they would reject pods and Istio's objects.

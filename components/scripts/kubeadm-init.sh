@@ -31,7 +31,7 @@ allow_workloads() {
 create_cluster() {
     [ ! -f "$JOINING" ] || fail cluster-lost "this machine has begun to join a cluster that no other control plane has" \
         "kubeadm would create an empty cluster beside it" \
-        "put the control plane that has the cluster back into the stack file; if it is lost for good, run \`kubeadm reset\` on this machine, and remove /etc/kubernetes"
+        "put the control plane that has the cluster back into the stack file; if it is lost for good, $CLEAR"
     mkdir -p /etc/kubernetes
     touch "$STARTED"
     # Before the API server starts, so that no Secret is ever written in the clear. A snapshot without keys has
@@ -60,7 +60,7 @@ refuse_removed() {
     grep -qs "$REMOVED" /var/log/pods/kube-system_etcd-*/etcd/*.log || return 0
     fail removed-from-etcd "this machine came back after it was taken out of the cluster" \
         "etcd has removed its member for good; what the machine has is old" \
-        "run \`kubeadm reset\` on this machine, and remove /etc/kubernetes and /var/lib/etcd/member; then run \`pulumi up\` again: it joins as a new one"
+        "$CLEAR; then run \`pulumi up\` again: it joins as a new one"
 }
 
 single_run
@@ -81,7 +81,7 @@ else
             "use another machine, or move that directory away yourself"
         [ ! -s "$KUBELET_CONF" ] || fail already-a-node "this machine is already a node of a cluster" \
             "kubeadm would take it out of that cluster" \
-            "use another machine, or remove the node from its stack file and run \`pulumi up\`; if it is in no stack file, run \`kubeadm reset\` there"
+            "use another machine, or remove the node from its stack file and run \`pulumi up\`; if it is in no stack file, $CLEAR"
     fi
     # The images that kubeadm starts at once; the others may arrive later.
     wait_for_images '^registry\.k8s\.io/[^/]*:'

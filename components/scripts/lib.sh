@@ -27,6 +27,9 @@ with_proxy() {
     )
 }
 
+# The end of a cluster on a machine; kubeadm alone leaves nordmesh's files, which make the machine its member.
+# shellcheck disable=SC2034 # for the scripts after this
+readonly CLEAR="run \`kubeadm reset --force\` on this machine, and remove /etc/kubernetes and /var/lib/etcd/member"
 readonly LOG_DIR=/var/log/nordmesh
 readonly RUN_DIR=/run/nordmesh
 

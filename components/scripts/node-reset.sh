@@ -20,12 +20,12 @@ fi
 if [ -d /var/lib/etcd/member ] && [ "$ALLOW_DATA_LOSS" != true ]; then
     fail node-has-etcd "this node has the cluster's etcd data" \
         "without it every object of the cluster is lost" \
-        "to lose the data, run \`kubeadm reset\` on this machine, then run \`pulumi up\` again"
+        "to lose the data, $CLEAR; then run \`pulumi up\` again"
 fi
 if [ -f "$JOINED_MARK" ] && [ "$ALLOW_DATA_LOSS" != true ]; then
     has_answer || fail api-server-silent "the API server has not answered for $API_SECONDS s" \
         "this node has joined, and only the API server knows whether it has left the cluster; nothing was changed" \
-        "check that the control plane runs and that this node reaches it on port 6443, then run \`pulumi up\` again; if the cluster is lost for good, run \`kubeadm reset\` on this node, and remove /etc/kubernetes"
+        "check that the control plane runs and that this node reaches it on port 6443, then run \`pulumi up\` again; if the cluster is lost for good, $CLEAR"
     [ -z "$answer" ] || fail still-in-cluster "$NODE_NAME is still a node of the cluster" \
         "its pods have not been moved; nothing was changed" \
         "to remove it, take it out of the stack file and run \`pulumi up\`, which drains it first. To destroy the stack, add the entry {volumes: $NODE_NAME, reason: ...} to nordmesh:machines.allowDataLoss and run \`pulumi up\` before that"

@@ -27,7 +27,7 @@ join_cluster() {
     local address token key discovery keys config
     [ ! -f "$STARTED" ] || fail two-clusters "this machine has begun to create a cluster, and another control plane has one" \
         "joining would remove the one on this machine" \
-        "if it has nothing to keep, run \`kubeadm reset\` on this machine, and remove /etc/kubernetes and /var/lib/etcd/member; then run \`pulumi up\` again"
+        "if it has nothing to keep, $CLEAR; then run \`pulumi up\` again"
     [[ $handed =~ $JOIN_LINE ]] || {
         handed="error: the answer is malformed"
         refuse_unknown

@@ -1,6 +1,6 @@
 """The section `mesh`: namespaces, mTLS, services, gateways and egress."""
 
-from typing import Annotated, ClassVar
+from typing import Annotated, ClassVar, Literal
 
 from pydantic import BeforeValidator, Field
 
@@ -23,6 +23,31 @@ UseDefaultReason = Annotated[
         "reviewers must learn why objects that name no namespace join the mesh; previews show it",
     ),
 ]
+
+
+PodSecurityLevel = Literal["privileged", "baseline", "restricted"]
+
+PrivilegedReason = Annotated[
+    str,
+    reason(
+        "privileged-reason",
+        "a privileged pod can take over its node, with all that runs there; previews show why",
+    ),
+]
+
+
+class PodSecurity(Section):
+    """What the pods of a namespace may do to their node."""
+
+    example: ClassVar = {"level": "restricted"}
+
+    level: PodSecurityLevel = Field(
+        description="the PodSecurity level of Kubernetes that new pods must meet",
+        examples=["restricted"],
+    )
+    reason: PrivilegedReason | None = Field(
+        default=None, description="why the pods may be privileged"
+    )
 
 
 class Namespace(Section):
@@ -49,6 +74,17 @@ class Namespace(Section):
     pods: PodCount | None = Field(
         default=None, description="the highest number of its pods, to check that their proxies fit"
     )
+    pod_security: PodSecurity | None = Field(
+        default=None,
+        description="another PodSecurity level than baseline, without injection",
+    )
+
+    @property
+    def enforced(self) -> PodSecurityLevel | None:
+        """The PodSecurity level; None with injection, where istio-init needs NET_ADMIN."""
+        if self.injection:
+            return None
+        return "baseline" if self.pod_security is None else self.pod_security.level
 
 
 class Mesh(Section):

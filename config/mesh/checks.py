@@ -51,6 +51,44 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
             )
 
 
+def _check_pod_security(sections: Sections) -> Iterator[Problem]:
+    if sections.mesh is None:
+        return
+    for name, namespace in sections.mesh.namespaces.items():
+        settings, path = namespace.pod_security, ("mesh", "namespaces", name, "podSecurity")
+        if settings is None:
+            continue
+        if namespace.injection:
+            yield Problem(
+                code="pod-security-with-sidecars",
+                path=path,
+                what=f"podSecurity is set for {name}, whose pods get a sidecar",
+                why="the sidecar's init container needs NET_ADMIN and NET_RAW, which baseline and "
+                "restricted refuse: no pod would start",
+                fix="remove podSecurity; if the pods need no sidecar, set injection: false",
+                about=((*path[:-1], "injection"),),
+            )
+        elif settings.level == "privileged" and settings.reason is None:
+            yield Problem(
+                code="privileged-reason-missing",
+                path=path,
+                what="the level privileged has no reason",
+                why="a pod of the namespace could take over its node, and with it every Secret and "
+                "volume there",
+                fix="set level to baseline, or add reason: <why these pods need more>",
+                about=((*path, "level"), (*path, "reason")),
+            )
+        elif settings.level != "privileged" and settings.reason is not None:
+            yield Problem(
+                code="privileged-reason-unneeded",
+                path=(*path, "reason"),
+                what=f"a reason for privileged pods is set, but the level is {settings.level}",
+                why="a reason for something that is not done misleads reviewers",
+                fix="remove reason",
+                about=((*path, "level"),),
+            )
+
+
 _DEMO_WHY = f"the demo deploys {DEMO_SERVICE} in two versions into {DEMO_NAMESPACE}"
 _NO_DEMO = "or set demo.enabled to false"
 _DEMO_SWITCH = ("demo", "enabled")
@@ -175,13 +213,18 @@ def check_injected(
 
 
 def warnings(mesh: Mesh) -> Iterator[str]:
-    """The warning that the namespace default is used, with the reason."""
+    """The warnings of what a namespace allows with a reason."""
     for name, namespace in mesh.namespaces.items():
         if namespace.use_default is not None:
             yield (
                 f"mesh.namespaces.{name}: objects that name no namespace join the mesh: "
                 f"{namespace.use_default}"
             )
+        if namespace.pod_security is not None and namespace.pod_security.reason is not None:
+            yield (
+                f"mesh.namespaces.{name}: its pods may be privileged, and take over their node: "
+                f"{namespace.pod_security.reason}"
+            )
 
 
-CHECKS = (_check_namespaces, _check_demo)
+CHECKS = (_check_namespaces, _check_pod_security, _check_demo)

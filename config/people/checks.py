@@ -80,16 +80,21 @@ def warnings(config: StackConfig) -> Iterator[str]:
     if writers:
         yield (
             f"access.roles: deployers and operators can start privileged pods in "
-            f"{', '.join(writers)}, and so become root on a node: a namespace with sidecars needs "
-            "pods that may change the network. Give these roles to people whom you trust with the "
-            "nodes"
+            f"{', '.join(writers)}, and so become root on a node: PodSecurity refuses none there "
+            "(docs/hardening.md). Give these roles to people whom you trust with the nodes"
         )
 
 
 def _written(access: Access, config: StackConfig) -> set[str]:
-    """The namespaces in which someone may change workloads."""
+    """The namespaces with privileged pods in which someone may change workloads."""
     entries: list[Entry] = [*access.roles.deployer, *access.roles.operator]
-    return {name for entry in entries for name in entry.namespaces or config.mesh.namespaces}
+    namespaces = config.mesh.namespaces
+    return {
+        name
+        for entry in entries
+        for name in entry.namespaces or namespaces
+        if name not in namespaces or namespaces[name].enforced in (None, "privileged")
+    }
 
 
 CHECKS = (_check_namespaces, _check_tokens)

@@ -140,7 +140,10 @@ def _mesh_objects(mesh: Mesh) -> list[dict[str, Any]]:
         name: namespace.mtls for name, namespace in mesh.namespaces.items() if namespace.mtls
     }
     return [
-        *(mtls.namespace(name, settings) for name, settings in mesh.namespaces.items()),
+        *(
+            mtls.namespace(name, settings, kubernetes="1.23.17")
+            for name, settings in mesh.namespaces.items()
+        ),
         *(mtls.peer_authentication(name, mode) for name, mode in modes.items()),
         *(
             rule

@@ -33,7 +33,7 @@ def open_workload(cluster: Cluster, namespace: str, *, injected: bool) -> Iterat
         echo.client_deployment(namespace, image=image),
     ]
     objects: list[Manifest] = [
-        mtls.namespace(namespace, Namespace(injection=injected)),
+        mtls.namespace(namespace, Namespace(injection=injected), kubernetes="1.23.17"),
         echo.echo_service(SERVICE, of),
         *map(_small, deployments),
         echo.service_account(echo.CLIENT, namespace),

@@ -190,7 +190,7 @@ BAD: dict[str, Any] = {
         ),
     },
     "manifests": [
-        mtls.namespace("shop", Namespace()),
+        mtls.namespace("shop", Namespace(), kubernetes="1.23.17"),
         mtls.peer_authentication("istio-system", "PERMISSIVE"),
         gateway("*"),
         service_entry("backups.s3.us-east-1.amazonaws.com"),
@@ -227,7 +227,7 @@ GOOD: dict[str, Any] = {
         ),
     },
     "manifests": [
-        mtls.namespace("shop", Namespace()),
+        mtls.namespace("shop", Namespace(), kubernetes="1.23.17"),
         mtls.peer_authentication("istio-system", "STRICT"),
         gateway("shop.example.no"),
         service_entry("backups.s3.fr-par.scw.cloud"),

@@ -5,13 +5,11 @@ The disks are searched from outside the machines, so that nothing in memory (tmp
 
 import base64
 import json
-import os
 import secrets
 import subprocess
 import sys
 from collections import Counter
 from collections.abc import Iterable, Iterator, Mapping
-from dataclasses import dataclass
 from pathlib import Path
 
 import pytest
@@ -24,6 +22,7 @@ from lab.screen import Cluster
 from tests.live.bucket import Bucket, bucket
 from tests.live.harness import Project
 from tests.support.applied import apply
+from tests.support.needles import Needles
 
 NAMESPACE, READER = "planted", "reader"
 COUNT = 50
@@ -37,59 +36,16 @@ FOLDERS = ("etc", "home", "opt", "root", "srv", "tmp", "usr/local", "var")
 LAYERS = ("io.containerd.content.v1.content",)
 
 
-@dataclass(frozen=True)
-class Needles:
-    """Values to search for, by name."""
-
-    values: Mapping[str, str]
-
-    @property
-    def texts(self) -> dict[bytes, str]:
-        """The name of each value by its text, and by what base64 makes of it at any offset."""
-        found = {}
-        for name, value in self.values.items():
-            plain = value.encode()
-            found[plain] = name
-            for offset in range(3):
-                text = base64.b64encode(bytes(offset) + plain)
-                # Characters that also depend on the bytes before and after the value.
-                end = -4 if (offset + len(plain)) % 3 else len(text)
-                found[text[4 if offset else 0 : end]] = name
-        return found
-
-    def names_in(self, matches: bytes) -> Counter[str]:
-        """How often each value is in lines that grep has matched."""
-        texts = self.texts
-        return Counter(texts[line] for line in matches.splitlines())
-
-    def search(self, *paths: Path, ignored: Iterable[str] = ()) -> dict[str, set[str]]:
-        """The names of values by the file that has them, in files and in directories."""
-        options = [f"--exclude-dir={name}" for name in ignored]
-        command = ["grep", "-raHosZF", "--devices=skip", "--file=-", *options, "--"]
-        result = subprocess.run(
-            [*command, *(str(path) for path in paths)],
-            input=b"\n".join(self.texts),
-            capture_output=True,
-            env={**os.environ, "LC_ALL": "C"},
-            check=False,
-        )
-        found: dict[str, set[str]] = {}
-        texts = self.texts
-        for line in result.stdout.splitlines():
-            path, _, text = line.partition(b"\0")
-            found.setdefault(os.fsdecode(path), set()).add(texts[text])
-        return found
-
-    def found_by(self, project: Project, address: str, command: str) -> Counter[str]:
-        """How often each value is in what a command on a node prints."""
-        listed = base64.b64encode(b"\n".join(self.texts)).decode()
-        # In memory: on the disk, the search would find its own list.
-        script = (
-            f"set -e; umask 077; base64 -d >/run/needles <<<{listed}; "
-            f"{{ {command}; }} | {{ LC_ALL=C grep -aoFf /run/needles || [ $? = 1 ]; }}; "
-            "rm /run/needles"
-        )
-        return self.names_in(project.ssh(address, f"set -o pipefail; {script}").encode())
+def found_by(needles: Needles, project: Project, address: str, command: str) -> Counter[str]:
+    """How often each value is in what a command on a node prints."""
+    listed = base64.b64encode(b"\n".join(needles.texts)).decode()
+    # In memory: on the disk, the search would find its own list.
+    script = (
+        f"set -e; umask 077; base64 -d >/run/needles <<<{listed}; "
+        f"{{ {command}; }} | {{ LC_ALL=C grep -aoFf /run/needles || [ $? = 1 ]; }}; "
+        "rm /run/needles"
+    )
+    return needles.names_in(project.ssh(address, f"set -o pipefail; {script}").encode())
 
 
 def secret_objects(values: Mapping[str, str]) -> list[Manifest]:
@@ -229,7 +185,7 @@ def test_no_planted_secret_stays_anywhere(
         assert disk.pop("/var/tmp/control") == {"planted-0"}
         assert disk.pop(RCLONE) == {BACKUP_SECRET_KEY}
         for node, address in addresses.items():
-            journal = needles.found_by(project, address, "journalctl --no-pager --output=cat")
+            journal = found_by(needles, project, address, "journalctl --no-pager --output=cat")
             found[f"journal of {node}"] = {"journal": set(journal)} if journal else {}
         audit = machines / CONTROL_PLANE / f"root{hardening.AUDIT_LOG}"
         assert f'"name":"planted-{COUNT - 1}"' in audit.read_text(errors="replace")

@@ -227,6 +227,13 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "mesh.mtls": ("bought", {"mesh.mtls": "STRICT"}),
     "mesh.namespaces.*": ("bought", {"mesh.namespaces.other": {}}),
     "mesh.namespaces.*.injection": ("bought", {"mesh.namespaces.spare.injection": False}),
+    "mesh.namespaces.*.podSecurity.level": (
+        "bought",
+        {
+            "mesh.namespaces.agents.podSecurity.level": "restricted",
+            "mesh.namespaces.agents.podSecurity.reason": _REMOVED,
+        },
+    ),
     "mesh.namespaces.*.limitView": ("bought", {"mesh.namespaces.backend.limitView": True}),
     "mesh.services.*.service": ("bought", {"mesh.services.ledger.service": "accounts"}),
     "mesh.services.*.namespace": ("bought", {"mesh.services.search.namespace": "backend"}),

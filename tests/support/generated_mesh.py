@@ -5,7 +5,7 @@ from copy import deepcopy
 from config import EgressHost, Mesh, Namespace, StackConfig, egress, mtls
 from config.checks import CHECKS
 from config.errors import Problem
-from config.mesh import UseDefaultReason
+from config.mesh import PrivilegedReason, UseDefaultReason
 from config.scalars import names, networks, numbers, quantities
 from config.sections import Sections
 from config.workloads import Workload
@@ -52,6 +52,7 @@ _SCALARS: Scalars = {
     egress.WildcardReason: _reasons,
     egress.Country: pick("NO", "SE", "US"),
     mtls.OverrideReason: _reasons,
+    PrivilegedReason: _reasons,
     UseDefaultReason: _reasons,
 }
 _HOMES = {"one": "shop", "two": "back", "three": "shop"}
@@ -77,9 +78,16 @@ def _consistent(values: Values) -> Values:
     mesh = deepcopy(values)
     for namespace in mesh["namespaces"].values():
         namespace.pop("useDefault", None)  # none of them is the namespace default
-        if not namespace.get("injection", True):
+        if namespace.get("injection", True):
+            namespace.pop("podSecurity", None)
+        else:
             namespace.pop("limitView", None)
             namespace.pop("mtls", None)
+        security = namespace.get("podSecurity", {})
+        if security.get("level") == "privileged":
+            security.setdefault("reason", "made up by a test, for a test")
+        else:
+            security.pop("reason", None)
         if not namespace.get("limitView"):
             namespace.pop("calls", None)
     services = {

@@ -1,6 +1,6 @@
 """The objects of the cluster that the program makes, in the stacks that have every key."""
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -29,6 +29,21 @@ def made_by_the_program(recorders: Sequence[Recorder]) -> list[tuple[str, Values
             if options["provider"] == "kubernetes cluster":
                 found.setdefault(f"{kind} {name}", _unwrapped(resource.inputs))
     return sorted(found.items(), key=lambda one: _ORDER.get(one[1]["kind"], 2))
+
+
+def pods_of(objects: Sequence[tuple[str, Values]]) -> Iterator[tuple[str, str, Values]]:
+    """The namespace, the name and the spec of a pod of each workload."""
+    for _, manifest in objects:
+        spec, metadata = manifest.get("spec", {}), manifest["metadata"]
+        pod = spec.get("template", {}).get("spec", {})
+        if "containers" in pod:
+            claims = [
+                {"name": name, "persistentVolumeClaim": {"claimName": name}}
+                for claim in spec.get("volumeClaimTemplates", [])
+                for name in [claim["metadata"]["name"]]
+            ]
+            volumes = [*pod.get("volumes", []), *claims]
+            yield metadata["namespace"], metadata["name"], {**pod, "volumes": volumes}
 
 
 def is_patch(resource: str) -> bool:

@@ -235,8 +235,8 @@ def mode_edit() -> str:
         object_change(mtls.peer_authentication("shop", "STRICT"), None),
         object_change(None, ports),
         object_change(
-            mtls.namespace("plain", Namespace(injection=False)),
-            mtls.namespace("plain", Namespace()),
+            mtls.namespace("plain", Namespace(injection=False), kubernetes="1.23.17"),
+            mtls.namespace("plain", Namespace(), kubernetes="1.23.17"),
             "metadata.labels",
         ),
         config={"mesh": {"mtlsGate": {"override": "measured by hand on 2027-01-04"}}},
@@ -283,7 +283,7 @@ def node_removed() -> str:
     )
     ready = Script(file="node-ready.sh", node="cp-1", settings={"JOINED_NODE": "worker-2"})
     join = Script(file="kubeadm-join.sh", node="worker-2", settings={})
-    flannel = mtls.namespace("kube-flannel", Namespace())
+    flannel = mtls.namespace("kube-flannel", Namespace(), kubernetes="1.23.17")
     return preview(
         component("worker-2", "Node", "delete"),
         component("worker-2", "Worker", "delete"),
@@ -316,7 +316,7 @@ def first_preview() -> str:
             {"kubeconfig": UNKNOWN, "clusterIdentifier": "prod"},
         ),
         script_change("istio-install", "Istio", None, install("1.16.5")),
-        object_change(None, mtls.namespace("shop", Namespace())),
+        object_change(None, mtls.namespace("shop", Namespace(), kubernetes="1.23.17")),
         object_change(None, mtls.peer_authentication("istio-system", "PERMISSIVE")),
         object_change(None, route(10)),
         config=CONFIG,
@@ -423,7 +423,9 @@ def huge() -> str:
         )
         steps += [
             object_change(old, new, "spec.http[0].route[0].weight"),
-            object_change(mtls.namespace(f"{name}-{'x' * 40}", Namespace()), None),
+            object_change(
+                mtls.namespace(f"{name}-{'x' * 40}", Namespace(), kubernetes="1.23.17"), None
+            ),
             object_change(None, host(f"{name}.example", "shop", **BASIS)),
         ]
     messages = [
@@ -513,12 +515,30 @@ def test_changed_values_are_shown_unless_they_are_secret() -> None:
 
 def test_the_namespace_default_is_summarized_as_joining_and_leaving_the_mesh() -> None:
     """Pulumi patches it, so its objects stay."""
-    patch = {**mtls.namespace("default", Namespace()), "kind": "NamespacePatch"}
+    patch = {
+        **mtls.namespace("default", Namespace(), kubernetes="1.23.17"),
+        "kind": "NamespacePatch",
+    }
     joins = summary(parse(preview(object_change(None, patch)))).render()
     assert "**default**: joins the mesh; its pods get a sidecar when they are restarted" in joins
     leaves = summary(parse(preview(object_change(patch, None)))).render()
     assert "**default**: leaves the mesh; its pods lose their sidecar when" in leaves
     assert "the namespace is deleted" not in leaves
+
+
+def test_a_level_of_pods_is_summarized() -> None:
+    def level(name: str) -> Manifest:
+        settings = {"injection": False, "podSecurity": {"level": name}}
+        return mtls.namespace("batch", Namespace.model_validate(settings), kubernetes="1.23.17")
+
+    def text(old: Manifest | None, new: Manifest) -> str:
+        return summary(parse(preview(object_change(old, new, "metadata.labels")))).render()
+
+    relaxed = text(level("baseline"), level("privileged"))
+    assert "**batch**: **pods may take over their node** (PodSecurity baseline to" in relaxed
+    without = {**level("baseline"), "metadata": {"name": "batch", "labels": {}}}
+    assert "**batch**: privileged pods will be refused" in text(without, level("baseline"))
+    assert "must meet the level restricted" in text(level("baseline"), level("restricted"))
 
 
 def test_versions_are_compared_by_the_names_of_their_subsets() -> None:

@@ -302,7 +302,7 @@ def test_a_machine_that_comes_back_is_refused(name: str) -> None:
     shown = refusals(back, before)
     assert "[node-came-back]" in shown
     assert f"`gone` was removed from {name}" in shown
-    assert "run `kubeadm reset` on the machine" in shown
+    assert "`kubeadm reset --force` on the machine" in shown
 
 
 def test_another_key_of_secrets_is_refused_while_a_control_plane_leaves() -> None:

@@ -216,6 +216,11 @@ def test_the_unedited_stack_warns_of_what_roles_cannot_prevent(load: Load, staff
     (line,) = (line for line in warnings.warnings(config) if line.startswith("access"))
     assert "deployers and operators can start privileged pods in" in line
     assert "shop" in line
+    assert "plain" not in line
+    open_to_all = {"level": "privileged", "reason": "its agents read the logs of the nodes"}
+    config = load(edited(staffed, {"mesh.namespaces.plain.podSecurity": open_to_all}))
+    assert any("plain, shop" in line for line in warnings.warnings(config))
+    assert any("its agents read the logs" in line for line in warnings.warnings(config))
 
 
 def test_viewers_alone_need_no_warning(load: Load, staffed: Values) -> None:

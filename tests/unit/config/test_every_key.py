@@ -115,7 +115,7 @@ def _render(config: StackConfig, section: str) -> None:
     mesh, istio = config.mesh, config.istio
     if section == "mesh":
         for name, namespace in mesh.namespaces.items():
-            mtls.namespace(name, namespace)
+            mtls.namespace(name, namespace, kubernetes="1.23.17")
             sidecar.sidecar(name, mesh)
         for name, gateway in mesh.gateways.items():
             gateways.gateway(name, gateway)

@@ -324,6 +324,7 @@ _PLACE = "hand its place in the cluster to cp-1"
 _HANDS_OVER, _NEW_SCRIPT = "hand a join token to worker-1", "note a new script"
 _CANARY = {"before_create": ["canary gate"], "before_update": ["canary gate"]}
 _STRICT = {"before_create": ["STRICT gate"], "before_update": ["STRICT gate"]}
+_LEVEL = {"before_create": ["PodSecurity gate"], "before_update": ["PodSecurity gate"]}
 _CALLERS = {"before_create": ["callers gate"], "before_update": ["callers gate"]}
 
 
@@ -366,6 +367,8 @@ _OF_MESH = {
     "PeerAuthentication backend/ledger": _STRICT,
     "Command istio-install": {"before_update": ["trust domain", "outbound gate"]},
     "Namespace monitoring": {"before_update": ["metrics volume"]},
+    "Namespace shop": _LEVEL,
+    "Namespace backend": _LEVEL,
     "DestinationRule shop/checkout.v1": {"before_update": ["pods gate"]},
     "DestinationRule backend/ledger.v1": {"before_update": ["pods gate"]},
     "VirtualService shop/checkout": _CANARY,

@@ -144,7 +144,7 @@ def refused(monkeypatch: pytest.MonkeyPatch) -> list[tuple[str, str]]:
             found.append((str(error.path), error.what))
         assert set(api.services) <= {("shop", "checkout"), ("backend", "checkout")}
 
-    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback: callback)
+    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback, _opts=None: callback)
     monkeypatch.setattr(Gates, "_measure", measure)
     return found
 

@@ -12,10 +12,10 @@ from typing import Any
 import pulumi
 import pytest
 
-from components.gates import api, canary, plaintext, selection, subsets
+from components.gates import api, canary, plaintext, pod_security, selection, subsets
 from components.gates.hooks import Gates
-from components.manifests import authorization
-from config import Mesh
+from components.manifests import authorization, mtls
+from config import Mesh, Namespace
 from config.errors import NordmeshError
 from config.mtls.checks import warnings
 from tests.support.mocked import config
@@ -28,7 +28,7 @@ class Measured(Exception):
 @pytest.fixture
 def gates(monkeypatch: pytest.MonkeyPatch) -> Callable[..., Gates]:
     """Build the gates of a mesh, with plain callbacks instead of engine hooks."""
-    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback: callback)
+    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback, _opts=None: callback)
 
     async def measure(_self: Gates, _check: object) -> None:
         raise Measured
@@ -149,7 +149,7 @@ def test_a_measurement_runs_in_its_own_thread_and_decides(
     monkeypatch: pytest.MonkeyPatch, is_refused: bool
 ) -> None:
     """Progress is logged from the main thread."""
-    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback: callback)
+    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback, _opts=None: callback)
     logged: list[tuple[str, bool]] = []
 
     def info(line: str, **_options: object) -> None:
@@ -246,7 +246,7 @@ def test_each_gate_measures_the_edit_on_the_cluster_and_logs_the_result(
     old: dict[str, Any] | None,
     new: dict[str, Any],
 ) -> None:
-    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback: callback)
+    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback, _opts=None: callback)
     monkeypatch.setattr(api, "connect", contextlib.nullcontext)
     logged: list[str] = []
     monkeypatch.setattr(pulumi.log, "info", lambda line, **_options: logged.append(line))
@@ -277,7 +277,7 @@ def test_each_gate_measures_the_edit_on_the_cluster_and_logs_the_result(
 def test_a_missing_secret_of_a_gateway_is_a_warning(
     monkeypatch: pytest.MonkeyPatch, event: str
 ) -> None:
-    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback: callback)
+    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback, _opts=None: callback)
     warned: list[str] = []
     monkeypatch.setattr(pulumi.log, "warn", warned.append)
     monkeypatch.setattr(
@@ -300,3 +300,95 @@ def test_a_missing_secret_of_a_gateway_is_a_warning(
     run(hook, None, {"metadata": {"namespace": "istio-system", "name": "web"}})
     (line,) = warned
     assert "the Secret istio-system/web-tls does not exist" in line
+
+
+# --- PodSecurity ----------------------------------------------------------------------------------
+
+
+def level(**settings: object) -> dict[str, Any]:
+    return mtls.namespace("plain", Namespace.model_validate(settings), kubernetes="1.23.17")
+
+
+BASELINE, MESH_MEMBER = level(injection=False), level()
+BEFORE: dict[str, Any] = {
+    "metadata": {"name": "plain", "labels": {"istio-injection": "disabled"}},
+}
+
+
+@pytest.fixture
+def change_level(monkeypatch: pytest.MonkeyPatch) -> Callable[..., list[str]]:
+    """Change a namespace, and return the warnings."""
+    monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback, _opts=None: callback)
+    monkeypatch.setattr(api, "connect", contextlib.nullcontext)
+    logged: list[str] = []
+    monkeypatch.setattr(pulumi.log, "warn", logged.append)
+
+    def change(
+        old: dict[str, Any] | None,
+        new: dict[str, Any],
+        *,
+        preview: bool,
+        answer: str = "",
+        kubeconfig: str | None = "the kubeconfig",
+    ) -> list[str]:
+        async def secret() -> str | None:
+            return kubeconfig
+
+        def check(*_arguments: object) -> None:
+            if answer:
+                raise NordmeshError(answer, code=answer)
+
+        monkeypatch.setattr(pod_security, "check", check)
+        monkeypatch.setattr(pulumi.runtime, "is_dry_run", lambda: preview)
+        own = Gates(Mesh(), SimpleNamespace(future=secret))  # type: ignore[arg-type]
+        binding = own.namespaces
+        hooks = binding.before_create if old is None else binding.before_update
+        assert hooks is not None
+        run(hooks[0], old, new)
+        return logged
+
+    return change
+
+
+def test_a_preview_refuses_a_level_that_running_pods_do_not_meet(
+    change_level: Callable[..., list[str]],
+) -> None:
+    for preview in (True, False):
+        with pytest.raises(NordmeshError, match="pod-security-refuses-pods"):
+            change_level(BEFORE, BASELINE, preview=preview, answer="pod-security-refuses-pods")
+
+
+def test_a_preview_without_the_cluster_warns_and_an_update_stops(
+    change_level: Callable[..., list[str]],
+) -> None:
+    (line,) = change_level(BEFORE, BASELINE, preview=True, answer="gate-no-api-server")
+    assert line.startswith("mesh.namespaces.plain: ")
+    with pytest.raises(NordmeshError, match="gate-no-api-server"):
+        change_level(BEFORE, BASELINE, preview=False, answer="gate-no-api-server")
+
+
+@pytest.mark.parametrize(
+    ("old", "new", "kubeconfig"),
+    [
+        (BASELINE, BASELINE, "the kubeconfig"),
+        (BASELINE, MESH_MEMBER, "the kubeconfig"),
+        (None, BASELINE, "the kubeconfig"),
+        (BEFORE, BASELINE, None),
+    ],
+    ids=["the same level", "joins the mesh", "a new namespace", "a new cluster"],
+)
+def test_a_preview_asks_the_cluster_only_for_a_new_level(
+    change_level: Callable[..., list[str]],
+    old: dict[str, Any] | None,
+    new: dict[str, Any],
+    kubeconfig: str | None,
+) -> None:
+    refused = {"answer": "pod-security-refuses-pods", "kubeconfig": kubeconfig}
+    assert change_level(old, new, preview=True, **refused) == []
+
+
+def test_an_existing_namespace_is_checked_before_it_is_taken_over(
+    change_level: Callable[..., list[str]],
+) -> None:
+    with pytest.raises(NordmeshError, match="pod-security-refuses-pods"):
+        change_level(None, BASELINE, preview=False, answer="pod-security-refuses-pods")

@@ -41,7 +41,7 @@ CHECKOUT = Service.model_validate(
 
 def checkout_objects() -> list[Manifest]:
     return [
-        mtls.namespace("shop", Namespace()),
+        mtls.namespace("shop", Namespace(), kubernetes="1.23.17"),
         mtls.peer_authentication("shop", "STRICT"),
         *routes.subset_rules("checkout", CHECKOUT),
         routes.destination_rule("checkout", CHECKOUT),

@@ -762,8 +762,7 @@ def test_a_machine_that_came_back_after_its_removal_is_recognised(
     before = files(kubernetes)
     result = init(kubernetes)
     assert result.status == 1
-    assert "[removed-from-etcd]" in result.stderr
-    assert "`kubeadm reset`" in result.stderr
+    assert_leads_to_clear(result.stderr, "removed-from-etcd")
     assert files(kubernetes) == before
 
 
@@ -790,6 +789,13 @@ def clear(machine: Machine) -> None:
         machine.path(path).unlink(missing_ok=True)
 
 
+def assert_leads_to_clear(message: str, code: str) -> None:
+    """The message names what kubeadm leaves: the machine would still be a member."""
+    assert f"[{code}]" in message
+    for what in ("`kubeadm reset --force`", "/etc/kubernetes", "/var/lib/etcd/member"):
+        assert what in message
+
+
 def came_back(machine: Machine, pki: Pki) -> None:
     initialised(machine, pki)
     log = "/var/log/pods/kube-system_etcd-cp-1_0/etcd/0.log"
@@ -812,6 +818,7 @@ def has_lost_cluster(machine: Machine, _pki: Pki) -> None:
         (came_back, "removed-from-etcd", True),
         (has_two_clusters, "two-clusters", True),
         (has_lost_cluster, "cluster-lost", False),
+        (lambda machine, pki: joined(machine, pki, name="cp-1"), "already-a-node", True),
         (
             lambda machine, pki: initialised(machine, pki, name="cp-9"),
             "another-node",
@@ -824,7 +831,7 @@ def test_a_control_plane_that_is_cleared_is_a_new_machine(
 ) -> None:
     make(joining, pki)
     handed = offer(pki) if joins else INIT
-    assert f"[{code}]" in init(joining, handed=handed).stderr
+    assert_leads_to_clear(init(joining, handed=handed).stderr, code)
     clear(joining)
     assert member_state(joining) == "none"
     result = init(joining, handed=handed)
@@ -832,13 +839,17 @@ def test_a_control_plane_that_is_cleared_is_a_new_machine(
     assert bool(joining.calls("kubeadm join")) == joins
 
 
+@pytest.mark.parametrize(
+    ("file", "code"),
+    [("/api-down", "api-server-silent"), ("/var/lib/etcd/member/wal", "node-has-etcd")],
+)
 def test_a_worker_that_is_cleared_can_be_reset_without_the_cluster(
-    kubernetes: Machine, pki: Pki
+    kubernetes: Machine, pki: Pki, file: str, code: str
 ) -> None:
     joined(kubernetes, pki)
-    kubernetes.write("/api-down", "")
-    silent = reset(kubernetes, allow=False, cluster=pki, API_SECONDS="1")
-    assert "[api-server-silent]" in silent.stderr
+    kubernetes.write(file, "")
+    refused = reset(kubernetes, allow=False, cluster=pki, API_SECONDS="1")
+    assert_leads_to_clear(refused.stderr, code)
     clear(kubernetes)
     kubernetes.write("/api-down", "")
     result = reset(kubernetes, allow=False, cluster=pki, API_SECONDS="1")
