@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pulumi
 
@@ -76,11 +76,12 @@ class ControlPlane(pulumi.ComponentResource):
         super().__init__("nordmesh:kubernetes:ControlPlane", name, None, opts)
         self.node = args.node
         machine, kubernetes = args.node.machine, args.kubernetes
+        script = _init_script(args)
         self.initialised = RemoteScript(
             f"{name}-init",
             machine.connection,
-            _init_script(args, cluster="new"),
-            update=_init_script(args, cluster="exists"),
+            script,
+            update=replace(script, settings={**script.settings, "CLUSTER": "exists"}),
             # Guarded by `protect`: as a setting, a permission would run the script again.
             delete=reset_script(name, endpoint=kubernetes.endpoint, allow_data_loss=True),
             secret_output=True,
@@ -233,11 +234,11 @@ def leave_script(runner: str, leaving: Machine, endpoint: str, *, gone: bool = F
     return Script(file="plane-leave.sh", node=runner, settings=settings, timeout=300)
 
 
-def _init_script(args: ControlPlaneArgs, *, cluster: str) -> Script:
+def _init_script(args: ControlPlaneArgs) -> Script:
     return Script(
         file="kubeadm-init.sh",
         node=args.node.machine.name,
-        settings={**_settings(args), "CLUSTER": cluster},
+        settings={**_settings(args), "CLUSTER": "new"},
         timeout=_MAKE_SECONDS,
     )
 
