@@ -31,7 +31,7 @@ test-long: soak mutate ## the tests that take hours: interrupted scripts, cut co
 	@$(PYTHON) -m lab build --stack $(STACK)
 	$(PYTHON) -m tests.lanes long
 
-check: env ## formatting, types, layers, shell scripts and unit tests, in about two minutes
+check: env ## formatting, types, layers, shell scripts and unit tests, in about six minutes
 	@$(PYTHON) -m lab packages
 	.venv/bin/ruff check .
 	.venv/bin/ruff format --check .

@@ -2,7 +2,7 @@
 
 import asyncio
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 
 import pulumi
 
@@ -106,11 +106,12 @@ class ControlPlane(pulumi.ComponentResource):
         membership = args.membership.hooks(
             name, seconds=_MAKE_SECONDS * connection.patience + LOCK_SECONDS
         )
+        script = _init_script(args)
         return RemoteScript(
             f"{name}-init",
             connection,
-            _init_script(args, cluster="new"),
-            update=_init_script(args, cluster="exists"),
+            script,
+            update=replace(script, settings={**script.settings, "CLUSTER": "exists"}),
             # Guarded by `protect`: as a setting, a permission would run the script again.
             delete=reset_script(name, endpoint=args.kubernetes.endpoint, allow_data_loss=True),
             secret_output=True,
@@ -242,11 +243,11 @@ def leave_script(runner: str, leaving: Machine, endpoint: str, *, gone: bool = F
     return Script(file="plane-leave.sh", node=runner, settings=settings, timeout=300)
 
 
-def _init_script(args: ControlPlaneArgs, *, cluster: str) -> Script:
+def _init_script(args: ControlPlaneArgs) -> Script:
     return Script(
         file="kubeadm-init.sh",
         node=args.node.machine.name,
-        settings={**_settings(args), "CLUSTER": cluster},
+        settings={**_settings(args), "CLUSTER": "new"},
         timeout=_MAKE_SECONDS,
     )
 

@@ -2,7 +2,7 @@
 
 import hashlib
 import math
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 
 import pulumi
@@ -59,10 +59,11 @@ class Istio(pulumi.ComponentResource):
         super().__init__("nordmesh:mesh:Istio", name, None, opts)
         planes, existence = args.control_planes, args.control_planes.existence
         runner = planes.runners.of(name, pulumi.ResourceOptions(parent=self))
+        documents = _documents(args.istio)
         self.installed = RemoteScript(
             f"{name}-install",
             runner,
-            _install_script(name, args),
+            _install_script(name, args, documents),
             delete=Script(file="istio-uninstall.sh", node=name, settings={}),
             opts=pulumi.ResourceOptions(
                 parent=self,
@@ -78,7 +79,7 @@ class Istio(pulumi.ComponentResource):
         self.rolled_out = RemoteScript(
             f"{name}-rollout",
             runner,
-            _rollout_script(name, args),
+            _rollout_script(name, args, documents),
             opts=pulumi.ResourceOptions(
                 parent=self, depends_on=[self.installed], deleted_with=existence
             ),
@@ -86,14 +87,14 @@ class Istio(pulumi.ComponentResource):
         self.register_outputs({})
 
 
-def _rollout_script(name: str, args: IstioArgs) -> Script:
+def _rollout_script(name: str, args: IstioArgs, documents: Mapping[str, str]) -> Script:
     # The digest makes every change of the installation trigger a check of the mesh's health.
-    documents = "".join(_documents(args.istio).values())
+    installed = hashlib.sha256("".join(documents.values()).encode())
     return Script(
         file="istio-rollout.sh",
         node=name,
         settings={
-            "INSTALLED": hashlib.sha256(documents.encode()).hexdigest()[:12],
+            "INSTALLED": installed.hexdigest()[:12],
             "NAMESPACES": " ".join(args.namespaces),
             "REVISION": args.istio.revision,
         },
@@ -101,7 +102,7 @@ def _rollout_script(name: str, args: IstioArgs) -> Script:
     )
 
 
-def _install_script(name: str, args: IstioArgs) -> Script:
+def _install_script(name: str, args: IstioArgs, documents: Mapping[str, str]) -> Script:
     istio = args.istio
     return Script(
         file="istio-install.sh",
@@ -110,7 +111,7 @@ def _install_script(name: str, args: IstioArgs) -> Script:
             "ALLOW_UNSUPPORTED": str(istio.allow_unsupported is not None).lower(),
             "BINARIES": binaries_setting([args.binary], args.artifacts),
             **proxy_settings(args.artifacts),
-            **_documents(istio),
+            **documents,
             "READINESS_TIMEOUT": istio.readiness_timeout,
             "REVISION": istio.revision,
         },

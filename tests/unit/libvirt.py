@@ -8,7 +8,7 @@ ignores a shutdown (/deaf).
 import hashlib
 
 from tests.unit.components.scripts.test_kvm import UUID
-from tests.unit.machine import Machine, Result
+from tests.unit.machine import Machine, Result, prepared_once
 
 GUESTS = "/var/lib/guests"
 FOLDER = f"{GUESTS}/shop-worker-1"
@@ -145,6 +145,7 @@ def create(machine: Machine) -> Result:
     return machine.run("kvm-create.sh", SETTINGS | {"ETCD_DISK_MIB": "512"}, stdin=FIRST)
 
 
+@prepared_once
 def created(machine: Machine) -> None:
     """Prepare a hypervisor with the guest."""
     make(machine)

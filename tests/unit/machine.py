@@ -1,30 +1,35 @@
 """A fake machine: the checked-in scripts run in bash, chrooted into a temporary directory.
 
-The host's /usr is mounted read-only. Mounts, processes, network and host name have their own
-namespaces, so a script can neither change nor signal anything outside. Commands such as kubectl are
-fakes that the test writes.
+The host's /usr and /etc/alternatives are mounted read-only. Mounts, processes, network and host
+name have their own namespaces, so a script can neither change nor signal anything outside. Commands
+such as kubectl are fakes that the test writes.
 """
 
 import os
 import shutil
 import subprocess
-from collections.abc import Mapping
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from functools import cache, wraps
 from pathlib import Path
 
 from components.remote.node_command import Script, digest, path_of, text_of
 
+# One mount(8) for all: a test runs many scripts, and each would start eight of them.
+_MOUNTS = """\
+{root} {root} none bind
+/usr {root}/usr none bind,ro
+{root}/local {root}/usr/local none bind
+{root}/commands {root}/usr/local/bin none bind
+/etc/alternatives {root}/etc/alternatives none bind,ro
+/dev {root}/dev none rbind
+proc {root}/proc proc defaults
+"""
 _ENTER = """
 set -euo pipefail
 root=$1
-mount --make-rprivate /
-mount --bind "$root" "$root"
-mount --bind /usr "$root/usr"
-mount -o remount,ro,bind "$root/usr"
-mount --bind "$root/local" "$root/usr/local"
-mount --bind "$root/commands" "$root/usr/local/bin"
-mount --rbind /dev "$root/dev"
-mount -t proc proc "$root/proc"
+mount --all --fstab "$root/fstab"
 [ ! -e "$root/mounts" ] || . "$root/mounts"
 exec chroot "$root" /bin/bash -c "$2"
 """
@@ -33,7 +38,7 @@ _LINKS = ("bin", "sbin", "lib", "lib64")
 _FOLDERS = (
     "commands",
     "dev",
-    "etc",
+    "etc/alternatives",
     "local/bin",
     "proc",
     "root",
@@ -45,7 +50,6 @@ _FOLDERS = (
     "var/log",
 )
 _ETC = (
-    "alternatives",
     "group",
     "ld.so.cache",
     "ld.so.conf",
@@ -92,7 +96,6 @@ class Machine:
     root: Path
     name: str = "worker-1"
     timeout: float = 300
-    _fakes: list[str] = field(default_factory=list)
 
     @classmethod
     def make(cls, root: Path) -> "Machine":
@@ -105,9 +108,7 @@ class Machine:
                 (root / link).symlink_to(f"usr/{link}")
         for name in _ETC:
             source = Path("/etc", name)
-            if source.is_dir():
-                shutil.copytree(source, root / "etc" / name, symlinks=True)
-            elif source.exists():
+            if source.exists():
                 shutil.copy(source, root / "etc" / name)
         return cls(root)
 
@@ -175,6 +176,7 @@ class Machine:
     def shell(self, text: str, *, stdin: str = "", has_network: bool = False) -> Result:
         """Run a line of bash on the machine. has_network: share the host's network."""
         namespaces = _NAMESPACES if has_network else (*_NAMESPACES, "--net")
+        self.write("/fstab", _MOUNTS.format(root=self.root))
         ended = subprocess.run(
             ["unshare", *namespaces, "bash", "-c", _ENTER, "enter", str(self.root), text],
             env={**os.environ, "BASH_ENV": STARTUP},
@@ -185,3 +187,20 @@ class Machine:
             check=False,
         )
         return Result(ended.returncode, ended.stdout, ended.stderr)
+
+
+def prepared_once(prepare: Callable[[Machine], None]) -> Callable[[Machine], None]:
+    """Run a preparation once in a process; every other machine gets a copy of its files."""
+
+    @cache
+    def template() -> tempfile.TemporaryDirectory[str]:
+        directory = tempfile.TemporaryDirectory(prefix="nordmesh-machine-")
+        prepare(Machine.make(Path(directory.name, "root")))
+        return directory
+
+    @wraps(prepare)
+    def copied(machine: Machine) -> None:
+        source = f"{template().name}/root/."
+        subprocess.run(["cp", "-a", source, str(machine.root)], check=True)
+
+    return copied

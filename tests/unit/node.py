@@ -23,7 +23,7 @@ from components.membership import INIT
 from components.remote.node_command import Script
 from config import Artifacts, Database, Host, Role
 from tests.support.joining import TOKEN, handing_over
-from tests.unit.machine import Machine, Result
+from tests.unit.machine import Machine, Result, prepared_once
 
 _CONSTANT = ("containerd", "kernel", "kubelet", "sysctls")
 ENDPOINT, ADDRESS = "api.prod.example.internal", "192.0.2.11"
@@ -335,6 +335,7 @@ def plain(machine: Machine) -> Result:
     return prepare(machine, "1", off)
 
 
+@prepared_once
 def prepared(machine: Machine) -> None:
     """Prepare a node whose kubelet runs. It has no links of a cluster's network."""
     make(machine)
@@ -384,6 +385,7 @@ def future_control_plane(machine: Machine) -> None:
     machine.write("/enabled/kubelet", "")
 
 
+@prepared_once
 def forgotten(machine: Machine) -> None:
     """Join a node, then delete it from the cluster."""
     not_joined(machine)
@@ -394,6 +396,7 @@ def forgotten(machine: Machine) -> None:
     machine.write("/etc/kubernetes/nordmesh-made/config.yaml", "earlier config\n")
 
 
+@prepared_once
 def member(machine: Machine) -> None:
     """Prepare and join a worker."""
     prepared(machine)
@@ -401,6 +404,7 @@ def member(machine: Machine) -> None:
     assert result.status == 0, result.stderr
 
 
+@prepared_once
 def left(machine: Machine) -> None:
     """Prepare and join a worker, then delete it from the cluster."""
     member(machine)
@@ -417,6 +421,7 @@ def reset(machine: Machine, *, allow: bool = False, stdin: str | None = None) ->
     return machine.run("node-reset.sh", settings, stdin=stdin)
 
 
+@prepared_once
 def control_plane(machine: Machine) -> None:
     """Prepare and initialise a control plane."""
     prepared(machine)
@@ -425,6 +430,7 @@ def control_plane(machine: Machine) -> None:
     machine.write("/var/lib/etcd/member/wal", "data")
 
 
+@prepared_once
 def of_earlier_release(machine: Machine) -> None:
     """Initialise a control plane as a release without encryption did."""
     future_control_plane(machine)
@@ -448,6 +454,7 @@ def harden(machine: Machine, *, keys: str = "keys", **own: str) -> Result:
         return init(machine, CLUSTER="exists", CLUSTER_CONFIG=HARDENED, **own)
 
 
+@prepared_once
 def with_two_keys(machine: Machine) -> None:
     """A control plane that reads with a second key, as every other one does."""
     future_control_plane(machine)
@@ -457,6 +464,7 @@ def with_two_keys(machine: Machine) -> None:
     machine.path("/calls").unlink()
 
 
+@prepared_once
 def with_a_used_key(machine: Machine) -> None:
     """The same after it has begun to write with the second key."""
     with_two_keys(machine)

@@ -14,7 +14,7 @@ from components.remote.node_command import Script
 from config import Backup, Taint
 from tests.unit import node, restored
 from tests.unit.boundaries import How
-from tests.unit.machine import Machine, Result
+from tests.unit.machine import Machine, Result, prepared_once
 
 NODE, PLANE = "worker-2", "cp-1"
 LOGIN = "the-key-of-an-administrator"
@@ -140,6 +140,7 @@ def without_backup(machine: Machine) -> None:
     machine.path(STORED).mkdir(parents=True)
 
 
+@prepared_once
 def with_backup(machine: Machine) -> None:
     """Prepare a control plane that stores snapshots."""
     without_backup(machine)

@@ -479,10 +479,11 @@ def test_pipelines_use_the_pinned_pulumi() -> None:
 
 
 def test_gitlab_has_jobs_for_each_stack(tmp_path: Path) -> None:
-    # A team removes the example mark from its own stacks.
+    # A team removes the example mark from its own stacks. The rest of a file makes no difference.
     for path in paths.PROJECT.glob("Pulumi.*.yaml"):
-        text = path.read_text().replace("nordmesh-ci:example: true", "")
-        (tmp_path / path.name).write_text(text)
+        machines = yaml.safe_load(path.read_text())["config"]["nordmesh:machines"]
+        content = {"config": {"nordmesh:machines": machines}}
+        (tmp_path / path.name).write_text(yaml.safe_dump(content))
     text = (paths.PROJECT / ".gitlab-ci.yml").read_text()
     pipeline = yaml.safe_load(text)
     for name in used_files(text):

@@ -3,6 +3,7 @@
 import json
 from collections.abc import Callable, Iterator
 from copy import deepcopy
+from itertools import zip_longest
 from typing import Annotated, Any
 
 import pytest
@@ -110,8 +111,19 @@ def _edited(stack: str, keys: Keys, *, null: bool) -> Values:
     return values
 
 
+def _rounds() -> Iterator[tuple[str, list[Keys]]]:
+    """Choose one optional key of each section at a time, until all have been chosen."""
+    for stack in STACKS:
+        sections: dict[str, list[Keys]] = {}
+        for owner, keys, _, _ in OPTIONAL:
+            if owner == stack and keys[0] not in ("istio", "mesh"):
+                sections.setdefault(keys[0], []).append(keys)
+        for chosen in zip_longest(*sections.values()):
+            yield stack, [keys for keys in chosen if keys]
+
+
 def _render(config: StackConfig, section: str) -> None:
-    """Render all manifests of a section. Any exception fails the test."""
+    """Render all manifests of the mesh or of Istio. Any exception fails the test."""
     mesh, istio = config.mesh, config.istio
     if section == "mesh":
         for name, namespace in mesh.namespaces.items():
@@ -138,8 +150,6 @@ def _render(config: StackConfig, section: str) -> None:
         assert istio is not None
         istio_operator.control_plane(istio)
         istio_operator.gateways(istio)
-    else:
-        run(config.model_copy(update={"mesh": Mesh()}))
 
 
 def _loaded(load: Load, values: Values) -> StackConfig | ConfigError:
@@ -177,6 +187,21 @@ def test_an_optional_key_may_be_removed(
         _render(config, keys[0])
         assert list(plan.plan(config))
         list(warnings.warnings(config))
+
+
+@pytest.mark.parametrize(("stack", "paths"), list(_rounds()))
+def test_the_platform_is_made_without_an_optional_key_of_each_section(
+    load: Load, stack: str, paths: list[Keys]
+) -> None:
+    """Any exception fails the test. A section without a key that its stack needs stays complete."""
+    configs = {keys[0]: _loaded(load, _edited(stack, keys, null=False)) for keys in paths}
+    sections = {
+        section: getattr(config, section)
+        for section, config in configs.items()
+        if isinstance(config, StackConfig)
+    }
+    if sections:
+        run(load(STACKS[stack]).model_copy(update={"mesh": Mesh(), **sections}))
 
 
 @pytest.mark.parametrize("entry", OPTIONAL, ids=map(_id, OPTIONAL))
