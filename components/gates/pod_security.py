@@ -27,7 +27,7 @@ def check(api: "Api", old: Inputs | None, new: Inputs) -> None:
     old, new: the inputs of the Namespace, old None if it is not in the state.
     """
     name, level = new["metadata"]["name"], str(enforced(new))
-    current = api.existing(new)
+    (current,) = api.existing([new])
     if current is None:
         return
     by_hand = enforced({"metadata": current})

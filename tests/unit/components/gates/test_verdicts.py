@@ -1,7 +1,7 @@
 """The canary and STRICT gates with scripted proxies: which edits pass and which fail."""
 
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from typing import Any
 
 import pytest
@@ -227,7 +227,8 @@ def grpc_check(client_statistics: str, pod_statistics: str, *, version: str = "v
     service = mesh(protocol="grpc", canary=trial).services["checkout"]
     change = canary.raised("checkout", service, route(10), route(25))
     assert change is not None
-    pod = proxy("pod", app="shop-checkout", version=version, **{"pod-template-hash": "5d4f9"})
+    labels = {"app": "shop-checkout", "version": version, "pod-template-hash": "5d4f9"}
+    pod = replace(proxy("pod"), labels=labels)
     texts = {
         "client": [request_statistics(), client_statistics],
         "pod": [grpc_statistics(), pod_statistics],
