@@ -234,7 +234,9 @@ _OPEN = (
         sender=Sender.NODE,
         packet=tcp(443),
         is_open=True,
-        note="it has the node's address. Let nobody create one, and use the provider's firewall",
+        note="it has the node's address. A namespace without sidecars "
+        "[refuses it](hardening.md#podsecurity); elsewhere let nobody create one, and use the "
+        "provider's firewall",
     ),
     Way(
         name="the shell of a node",
@@ -248,7 +250,8 @@ _OPEN = (
         name="a privileged pod",
         is_open=True,
         why_untried="it can become the shell of the node",
-        note="it can change the node. Let nobody create one",
+        note="it can change the node. A namespace without sidecars "
+        "[refuses it](hardening.md#podsecurity); elsewhere let nobody create one",
     ),
     Way(
         name="a namespace that is not in `mesh.namespaces`",
