@@ -83,6 +83,9 @@ def test_challenges_of_acme_need_no_token() -> None:
     denied = rules({"web": gateway | {"jwt": JWT}}, "web")
     assert not is_refused(denied, "shop.example.com", path="/.well-known/acme-challenge/abc")
     assert is_refused(denied, "shop.example.com", path="/.well-known/x")
+    without = {"hosts": ["shop.example.com"], "tls": {"secret": "shop-tls"}, "jwt": JWT}
+    denied = rules({"web": without}, "web")
+    assert is_refused(denied, "shop.example.com", path="/.well-known/acme-challenge/abc")
 
 
 @pytest.mark.parametrize("preflights", [True, False])

@@ -23,7 +23,7 @@ from tests.support.network_policies import Pod, allows
 from tests.support.paths import PROJECT
 from tests.support.sections import partner
 from tests.support.ways_out import WAYS, table
-from tests.unit.components.manifests.test_access import MESH
+from tests.unit.components.manifests.test_access import MESH, WHY
 from tests.unit.config.test_errors import Wrong, edited, expect, refusal
 from tests.unit.conftest import Load, Values
 
@@ -281,6 +281,17 @@ def test_hosts_are_not_limited_while_the_mesh_allows_all() -> None:
     assert recorder.names(":NetworkPolicy") == ["shop/checkout-callers"]
     (line,) = [line for line in warnings(stack) if line.startswith("mesh.networkPolicy")]
     assert "it limits callers only" in line
+
+
+def test_monitoring_reaches_the_hosts_that_it_may_call() -> None:
+    """For example, the receiver of alerts."""
+    receiver = {**WHY, "namespaces": ["monitoring"], "host": "alerts.example.no"}
+    receiver |= {"addresses": [OUTSIDE], "through": "direct"}
+    mesh = Mesh.model_validate({"egress": {"hosts": {"receiver": receiver}}})
+    prometheus = Pod(namespace="monitoring", labels={}, address="10.244.1.9")
+    policies = [network_policy.monitoring(mesh, NETWORKS)]
+    assert allows(policies, prometheus, OUTSIDE, 443)
+    assert not allows(policies, prometheus, OTHER, 443)
 
 
 def test_monitoring_has_a_policy_of_its_own() -> None:

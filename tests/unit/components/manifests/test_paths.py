@@ -145,6 +145,14 @@ def test_testers_reach_their_version_below_a_path(
         assert answer.versions == BOTH
 
 
+@pytest.mark.parametrize(("own", "versions"), [("/health", {"v2": 100}), ("/other", BOTH)])
+def test_testers_reach_their_version_at_an_exact_path(own: str, versions: Values) -> None:
+    api = at({"exact": "/health"}, testers=[TESTERS | {"uri": {"exact": own}}])
+    answer = Gateway(mesh_of(api=api)).answer("/health", **{"x-tester": "yes"})
+    assert answer is not None
+    assert answer.versions == versions
+
+
 def test_testers_match_a_pattern_where_all_paths_are_the_services() -> None:
     mesh = mesh_of(
         shop=at(testers=[TESTERS | {"uri": {"regex": "/be.+"}}]), api=at({"exact": "/x"})
