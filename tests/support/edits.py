@@ -36,7 +36,8 @@ from tests.unit.config.test_every_key import STACKS
 Values = dict[str, Any]
 
 _LOCK, _OTHER_LOCK = "stacks/artifacts.lock.json", "stacks/other.lock.json"
-_REMOVED = object()
+REMOVED = object()
+"""The value of a key that an edit removes."""
 _NEW_KEY = "ssh-ed25519 AAAAC3NzaC1lZDI1NTE5AAAAICvCvNE8Pu3m/HboTtBRHtWBh3dzuzCJpsuBUSDUXlRA"
 _LOCKED_KEY = (
     "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n-----END RSA PRIVATE KEY-----"
@@ -87,7 +88,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "machines.kvm.image": ("guests", {"machines.kvm.image": _IMAGE}),
     "machines.kvm.image.path": (
         "guests",
-        {"machines.kvm.image.path": "/srv/images/other.qcow2", "machines.kvm.image.url": _REMOVED},
+        {"machines.kvm.image.path": "/srv/images/other.qcow2", "machines.kvm.image.url": REMOVED},
     ),
     "machines.kvm.image.sha256": ("guests", {"machines.kvm.image.sha256": "b" * 64}),
     "machines.hypervisors.*": ("guests", {"machines.hypervisors.hv-3": _HYPERVISOR}),
@@ -108,7 +109,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         "guests",
         {
             "machines.hypervisors.hv-1.network.type": "routed",
-            "machines.hypervisors.hv-1.network.gateway": _REMOVED,
+            "machines.hypervisors.hv-1.network.gateway": REMOVED,
         },
     ),
     "machines.ssh.bastion.address": ("bought", {"machines.ssh.bastion.address": "192.0.2.7"}),
@@ -117,7 +118,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         "bought",
         {
             "machines.pools.other": {"labels": {"tier": "bronze"}, "region": "oslo"},
-            "machines.pools.planes": _REMOVED,
+            "machines.pools.planes": REMOVED,
             "machines.nodes.cp-1.pool": "other",
         },
     ),
@@ -198,7 +199,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         {"machines.nodes.worker-2.gone": "its disk broke on 2026-11-30"},
     ),
     "host.firewall.enabled": ("guests", {"host": {"firewall": {"enabled": False}}}),
-    "host.timeSync": ("bought", {"host.timeSync": False, "host.timeServers": _REMOVED}),
+    "host.timeSync": ("bought", {"host.timeSync": False, "host.timeServers": REMOVED}),
     "artifacts.lock": ("bought", {"artifacts.lock": _OTHER_LOCK}),
     "kubernetes.version": ("bought", {"kubernetes.version": "1.23.16"}),
     "kubernetes.podCidr": ("bought", {"kubernetes.podCidr": "10.32.0.0/16"}),
@@ -213,7 +214,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         "bought",
         {
             "istio.ingressGateways.outer.expose.type": "NodePort",
-            "istio.ingressGateways.outer.expose.addresses": _REMOVED,
+            "istio.ingressGateways.outer.expose.addresses": REMOVED,
         },
     ),
     "istio.ingressGateways.*.expose.addresses": (
@@ -231,7 +232,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         "bought",
         {
             "mesh.namespaces.agents.podSecurity.level": "restricted",
-            "mesh.namespaces.agents.podSecurity.reason": _REMOVED,
+            "mesh.namespaces.agents.podSecurity.reason": REMOVED,
         },
     ),
     "mesh.namespaces.*.limitView": ("bought", {"mesh.namespaces.backend.limitView": True}),
@@ -289,7 +290,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         {
             "mesh.services.checkout.mirror.subset": "v3",
             "mesh.services.checkout.canary.subset": "v3",
-            "mesh.services.checkout.testers": _REMOVED,
+            "mesh.services.checkout.testers": REMOVED,
         },
     ),
     "mesh.services.*.affinity.cookie": (
@@ -339,13 +340,13 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     ),
     "mesh.egress.hosts.*.through": (
         "bought",
-        {"mesh.egress.hosts.bank.through": "direct", "mesh.egress.hosts.bank.caSecret": _REMOVED},
+        {"mesh.egress.hosts.bank.through": "direct", "mesh.egress.hosts.bank.caSecret": REMOVED},
     ),
     "mesh.egress.hosts.*.tls": (
         "bought",
         {
             "mesh.egress.hosts.bank.tls": "passthrough",
-            "mesh.egress.hosts.bank.caSecret": _REMOVED,
+            "mesh.egress.hosts.bank.caSecret": REMOVED,
         },
     ),
     "mesh.egress.hosts.*.addresses": (
@@ -369,8 +370,8 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
             "mesh.gateways.public.ingressGateway": "inner",
             "mesh.services.checkout.callers.[2].gateway": "inner",
             "mesh.gateways.public.httpPort": 8443,
-            "mesh.gateways.public.httpsPort": _REMOVED,
-            "mesh.gateways.public.tls": _REMOVED,
+            "mesh.gateways.public.httpsPort": REMOVED,
+            "mesh.gateways.public.tls": REMOVED,
         },
     ),
     "mesh.gateways.*.namespace": ("lab", {"mesh.gateways.web.namespace": "shop"}),
@@ -378,7 +379,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         "bought",
         {
             "mesh.gateways.public.hosts": ["shop.example.com", "pages.example.com"],
-            "mesh.gateways.public.anyHost": _REMOVED,
+            "mesh.gateways.public.anyHost": REMOVED,
         },
     ),
     "mesh.gateways.*.httpPort": ("bought", {"mesh.gateways.public.httpPort": 8081}),
@@ -388,7 +389,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         "bought",
         {
             "mesh.gateways.public.tls.httpsRedirect": False,
-            "mesh.gateways.public.tls.acme": _REMOVED,
+            "mesh.gateways.public.tls.acme": REMOVED,
         },
     ),
     "mesh.gateways.*.tls.plainHttp": (
@@ -396,7 +397,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         {
             "mesh.gateways.public.tls.plainHttp": True,
             "mesh.gateways.public.tls.httpsRedirect": False,
-            "mesh.gateways.public.tls.acme": _REMOVED,
+            "mesh.gateways.public.tls.acme": REMOVED,
         },
     ),
     "observability.prometheus.enabled": (
@@ -420,7 +421,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "kubernetes.cgroupDriver": ("bought", {"kubernetes.cgroupDriver": "cgroupfs"}),
     "istio.egressGateways.*.ports": (
         "bought",
-        {"istio.egressGateways.spare-egressgateway.ports": _REMOVED},
+        {"istio.egressGateways.spare-egressgateway.ports": REMOVED},
     ),
     "istio.egressGateways.*.ports.[].targetPort": (
         "bought",
@@ -433,19 +434,19 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     "istio.allowUnsupported": ("lab", {"istio.allowUnsupported": "a trial of the next release"}),
     "observability.alertmanager.webhook": (
         "bought",
-        {f"{_ALERTS}.webhook": _REMOVED, ALERT_WEBHOOK_URL: _REMOVED},
+        {f"{_ALERTS}.webhook": REMOVED, ALERT_WEBHOOK_URL: REMOVED},
     ),
     "observability.alertmanager.webhook.host": ("bought", _hooked("host", "port")),
     "observability.alertmanager.webhook.port": ("bought", _hooked("port", "host")),
     "observability.alertmanager.heartbeat": (
         "bought",
-        {f"{_ALERTS}.heartbeat": _REMOVED, ALERT_HEARTBEAT_URL: _REMOVED},
+        {f"{_ALERTS}.heartbeat": REMOVED, ALERT_HEARTBEAT_URL: REMOVED},
     ),
     "observability.alertmanager.heartbeat.host": ("bought", _beating("host", "port")),
     "observability.alertmanager.heartbeat.port": ("bought", _beating("port", "host")),
     "observability.alertmanager.email": (
         "bought",
-        {f"{_ALERTS}.email": _REMOVED, ALERT_SMTP_PASSWORD: _REMOVED},
+        {f"{_ALERTS}.email": REMOVED, ALERT_SMTP_PASSWORD: REMOVED},
     ),
     "observability.alertmanager.email.to": (
         "bought",
@@ -465,10 +466,10 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     ),
     "observability.alertmanager.email.username": (
         "bought",
-        {f"{_ALERTS}.email.username": _REMOVED, ALERT_SMTP_PASSWORD: _REMOVED},
+        {f"{_ALERTS}.email.username": REMOVED, ALERT_SMTP_PASSWORD: REMOVED},
     ),
     # Without the provider, nobody can have a role by the names in its tokens.
-    "access.oidc": ("bought", {"access.oidc": _REMOVED, "access.roles": {}}),
+    "access.oidc": ("bought", {"access.oidc": REMOVED, "access.roles": {}}),
     "access.oidc.usernamePrefix": ("bought", {"access.oidc.usernamePrefix": "staff:"}),
     "access.oidc.groupsPrefix": ("bought", {"access.oidc.groupsPrefix": "staff:"}),
     "access.oidc.signingAlgorithms": ("bought", {"access.oidc.signingAlgorithms": ["ES256"]}),
@@ -479,19 +480,19 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
         )
         for role in ("viewer", "deployer", "operator")
     },
-    "backup": ("bought", {"backup": _REMOVED, BACKUP_SECRET_KEY: _REMOVED}),
+    "backup": ("bought", {"backup": REMOVED, BACKUP_SECRET_KEY: REMOVED}),
     "backup.every": ("bought", {"backup.every": "30m"}),
     "backup.keys": ("bought", {"backup.keys": [_AGE_KEY]}),
     "backup.s3": (
         "bought",
-        {"backup.s3": _REMOVED, "backup.directory": "/srv/backup", BACKUP_SECRET_KEY: _REMOVED},
+        {"backup.s3": REMOVED, "backup.directory": "/srv/backup", BACKUP_SECRET_KEY: REMOVED},
     ),
     "backup.s3.host": ("bought", {"backup.s3.host": "s3.bergen.example.no"}),
     "backup.s3.region": ("bought", {"backup.s3.region": "no-bergen-1"}),
     "backup.s3.bucket": ("bought", {"backup.s3.bucket": "other-snapshots"}),
     "backup.s3.accessKeyId": ("bought", {"backup.s3.accessKeyId": "another-writer"}),
     "backup.directory": ("lab", {"backup.directory": "/srv/other"}),
-    "storage.local": ("bought", {"storage.local": _REMOVED}),
+    "storage.local": ("bought", {"storage.local": REMOVED}),
     "storage.local.path": ("bought", {"storage.local.path": "/srv/volumes"}),
     "storage.local.reclaimPolicy": ("bought", {"storage.local.reclaimPolicy": "Retain"}),
     BACKUP_SECRET_KEY: ("bought", {BACKUP_SECRET_KEY: "another-secret-key"}),
@@ -581,9 +582,8 @@ class Edits:
             yield SAMPLES[key]
             return
         for stack, values in STACKS.items():
-            for path in _places(values, tuple(key.split("."))):
-                for value in _others(_at(values, path)):
-                    yield stack, {".".join(path): value}
+            for path, value in changed(values, key):
+                yield stack, {".".join(path): value}
 
     def _before(self, stack: str) -> tuple[StackConfig, Recorder]:
         if stack not in self._unedited:
@@ -610,6 +610,31 @@ class Edits:
         return recorded
 
 
+def changed(values: Values, key: str) -> Iterator[tuple[KeyPath, object]]:
+    """Yield the places of a key in a stack, with other values that may be valid there."""
+    for path in _places(values, tuple(key.split("."))):
+        for value in _others(_at(values, path)):
+            yield path, value
+
+
+def examples(key: str) -> Iterator[tuple[KeyPath, object]]:
+    """Yield the places of a key in the stacks, with the values there."""
+    for values in STACKS.values():
+        for path in _places(values, tuple(key.split("."))):
+            yield path, _at(values, path)
+
+
+def with_value(values: Values, path: KeyPath, value: object) -> Values:
+    """Return a stack with a value; sections above it that do not exist are made."""
+    edited = deepcopy(values)
+    parent: Any = edited
+    for key in path[:-1]:
+        is_item = isinstance(parent, list)
+        parent = parent[int(key.strip("[]"))] if is_item else parent.setdefault(key, {})
+    _put({"parent": parent}, ("parent", path[-1]), value)
+    return edited
+
+
 def _places(value: object, keys: Sequence[str]) -> Iterator[KeyPath]:
     """Return the paths in a value that match a pattern."""
     if not keys:
@@ -633,7 +658,7 @@ def _at(values: Any, path: KeyPath) -> Any:
 
 def _put(values: Values, path: KeyPath, value: object) -> None:
     parent = _at(values, path[:-1])
-    if value is _REMOVED:
+    if value is REMOVED:
         del parent[path[-1]]
     else:
         parent[path[-1]] = value
@@ -650,7 +675,7 @@ def _others(value: object) -> Iterator[object]:
         if amount:
             yield from (f"{int(amount[1]) * 2}{amount[2]}", f"{int(amount[1]) + 1}{amount[2]}")
         yield from (f"{value}-b", f"{value}b")
-    yield _REMOVED
+    yield REMOVED
 
 
 def _steps(before: Recorder, after: Recorder) -> Iterator[tuple[str, str, str]]:
@@ -665,10 +690,10 @@ def _steps(before: Recorder, after: Recorder) -> Iterator[tuple[str, str, str]]:
         if old == new:
             continue
         operation = "create" if old is None else "delete" if new is None else "update"
-        yield operation, _kind(kind, (old if new is None else new) or {}, operation), name
+        yield operation, kind_of(kind, (old if new is None else new) or {}, operation), name
 
 
-def _kind(kind: str, inputs: Mapping[str, Any], operation: str) -> str:
+def kind_of(kind: str, inputs: Mapping[str, Any], operation: str) -> str:
     """Return the kind of an object, or the script that an operation runs.
 
     Of a provider, its whole type, as a preview shows it.
