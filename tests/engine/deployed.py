@@ -29,7 +29,8 @@ class Deployed:
     """State of a stack whose nodes have these addresses.
 
     host_keys, private_key: for nodes that are reached over SSH. hypervisors: host keys by name.
-    age: of the cluster's certificates, in days.
+    age: of the cluster's certificates, in days. made: what kubeadm-init.sh printed, instead of that
+    of a made-up cluster.
     """
 
     def __init__(
@@ -42,12 +43,12 @@ class Deployed:
         private_key: str = "key",
         hypervisors: Mapping[str, str] | None = None,
         age: int = 0,
+        made: Mapping[str, str] | None = None,
     ) -> None:
         self._hypervisors = hypervisors or {}
         self._addresses = addresses
         self._host_keys, self._private_key = host_keys or {}, private_key
-        self._credentials = credentials(age=age)
-        made = self._credentials
+        made = self._credentials = made or credentials(age=age)
         api = next(iter(addresses.values()))
         self._kubeconfig = kubeadm.admin_kubeconfig(made, endpoint=endpoint, address=api)
         self._discovery = kubeadm.discovery_kubeconfig(made, endpoint=endpoint)

@@ -150,9 +150,11 @@ class Authority:
         usage = x509.ExtendedKeyUsage([ExtendedKeyUsageOID.CLIENT_AUTH])
         return self._files(subject, [(usage, False)], days)
 
-    def server(self, address: str = ADDRESS) -> Login:
-        """A server certificate for an address."""
-        names = x509.SubjectAlternativeName([x509.IPAddress(ipaddress.ip_address(address))])
+    def server(self, address: str = ADDRESS, *hosts: str) -> Login:
+        """A server certificate for an address and host names."""
+        names = x509.SubjectAlternativeName(
+            [x509.IPAddress(ipaddress.ip_address(address)), *map(x509.DNSName, hosts)]
+        )
         subject = x509.Name([x509.NameAttribute(NameOID.COMMON_NAME, address)])
         return self._files(subject, [(names, False)], 1)
 
@@ -198,12 +200,14 @@ def pem(content: x509.Certificate | ec.EllipticCurvePrivateKey) -> bytes:
 
 
 @contextmanager
-def api_server(folder: Path, authority: Authority, *flags: str) -> Iterator[ApiServer]:
-    """Start the servers, and end them. flags: more flags of the API server."""
+def api_server(
+    folder: Path, authority: Authority, *flags: str, hosts: Sequence[str] = ()
+) -> Iterator[ApiServer]:
+    """Start the servers, and end them. flags: more flags of the API server. hosts: its names."""
     cache = paths.cache().bin
     keys = ec.generate_private_key(ec.SECP256R1())
     (folder / "accounts.key").write_bytes(pem(keys))
-    served = authority.server()
+    served = authority.server(ADDRESS, *hosts)
     with ExitStack() as stack:
         etcd, peer, port = (stack.enter_context(reserved_port()) for _ in range(3))
         server = ApiServer(

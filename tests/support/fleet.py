@@ -289,11 +289,12 @@ class Fleet:
         edit: Callable[[dict[str, Any]], None] | None = None,
         *,
         hypervisors: Mapping[str, int] | None = None,
+        made: Mapping[str, str] | None = None,
     ) -> None:
         """Write a stack with this number of nodes and an edit, and import the state of its build.
 
         hypervisors: those of the edit, with the number of their address. Only the control plane is
-        a bought machine then.
+        a bought machine then. made: the credentials of a cluster that there is.
         """
         self.write(nodes, edit)
         machines = hypervisors or {}
@@ -309,6 +310,7 @@ class Fleet:
             host_keys={f"node-{number}": self._server.host_key(number) for number in range(bought)},
             private_key=self._key,
             hypervisors={name: self._server.host_key(number) for name, number in machines.items()},
+            made=made,
         )
         exported = json.loads(self._pulumi("stack", "export"))
         file = self._directory / "state.json"
@@ -340,6 +342,10 @@ class Fleet:
     def environment(self) -> Mapping[str, str]:
         """The environment that pulumi needs."""
         return self._environment
+
+    def reach_cluster(self, *, is_reached: bool = True) -> None:
+        """Let pulumi connect to the API server of the first node, or refuse that."""
+        self._environment["NO_PROXY"] = self._address(0) if is_reached else ""
 
     @property
     def cluster(self) -> str:

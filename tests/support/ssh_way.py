@@ -255,20 +255,21 @@ def original_destination(client: socket.socket) -> Address:
 
 
 @contextmanager
-def redirected(network: str, port: int) -> Iterator[None]:
-    """Redirect SSH connections from this machine to a network to a local port.
+def redirected(network: str, port: int, *, service: int = 22) -> Iterator[None]:
+    """Redirect connections from this machine to a network to a local port.
 
-    Waits for other test runs on this machine that redirect the same network.
+    service: their port, by default that of SSH. Waits for other test runs on this machine that
+    redirect the same.
     """
     rule = [
-        *("OUTPUT", "-d", network, "-p", "tcp", "--dport", "22"),
+        *("OUTPUT", "-d", network, "-p", "tcp", "--dport", str(service)),
         *("-m", "mark", "!", "--mark", str(_MARK), "-j", "REDIRECT", "--to-ports", str(port)),
     ]
 
     def iptables(action: str) -> None:
         subprocess.run(["iptables", "-w", "-t", "nat", action, *rule], check=True)
 
-    name = f"nordmesh-redirect-{network.replace('/', '-')}"
+    name = f"nordmesh-redirect-{network.replace('/', '-')}-{service}"
     with Path(gettempdir(), name).open("w") as lock:
         fcntl.flock(lock, fcntl.LOCK_EX)
         iptables("-I")
