@@ -6,7 +6,7 @@ delegates to the same split, so that a weight is in one object only.
 """
 
 import re
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 
 from components.manifests import Manifest
 from components.manifests.gateways import reference
@@ -76,11 +76,11 @@ def at_gateway(name: str, gateway: Gateway, host: str, services: Mapping[str, Se
     paths = [
         (service, path) for service, settings in services.items() for path in settings.own_paths
     ]
-    routes = [
+    routes = (
         route
         for service, path in sorted(paths, key=lambda entry: _specific_first(entry[1]))
         for route in _path_routes(service, services[service], path)
-    ]
+    )
     return {
         "apiVersion": NETWORKING,
         "kind": "VirtualService",
@@ -90,7 +90,7 @@ def at_gateway(name: str, gateway: Gateway, host: str, services: Mapping[str, Se
             "gateways": [reference(name, gateway)],
             # The gateway's pods are in this namespace.
             "exportTo": ["."],
-            "http": routes,
+            "http": list(_reached(routes)),
         },
     }
 
@@ -113,6 +113,16 @@ def _delegate(name: str, service: Service) -> Manifest:
 
 def _specific_first(path: PathRoute) -> tuple[int, bool]:
     return -len(path.base), not path.is_exact
+
+
+def _reached(routes: Iterable[Manifest]) -> Iterator[Manifest]:
+    """Leave out the path of a prefix that is an exact path too: no request gets there."""
+    taken = set[str]()
+    for route in routes:
+        match = [one for one in route["match"] if one["uri"].get("exact") not in taken]
+        taken.update(one["uri"].get("exact", "") for one in match if one.keys() == {"uri"})
+        if match:
+            yield {**route, "match": match}
 
 
 # --- the routes of a path ------------------------------------------------------------------------

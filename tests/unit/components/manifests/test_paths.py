@@ -112,6 +112,17 @@ def test_the_most_specific_path_wins(path: str, answer: Answer) -> None:
     assert Gateway(SHOP_AND_API).answer(path) == answer
 
 
+def test_a_prefix_that_is_an_exact_path_too_has_no_rule_that_is_never_reached() -> None:
+    exact = at({"exact": "/api"})
+    prefix = at({"prefix": "/api", "rewrite": "/new"}, canary=None, subset=None)
+    gateway = Gateway(mesh_of(checkout=exact, cart=prefix))
+    (rules,) = (spec["http"] for spec in gateway.objects.values() if HOST in spec.get("hosts", []))
+    uris = [uri for rule in rules for uri in (match["uri"] for match in rule["match"])]
+    assert uris == [{"exact": "/api"}, {"prefix": "/api/"}]
+    answers = [gateway.answer(path) for path in ("/api", "/api/1")]
+    assert [answer and answer.service for answer in answers] == ["checkout", "cart"]
+
+
 def test_a_path_of_no_service_has_no_route() -> None:
     gateway = Gateway(mesh_of(api=at({"prefix": "/api"})))
     assert gateway.answer("/") is None
