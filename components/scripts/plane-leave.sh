@@ -58,12 +58,13 @@ find_server() {
 
 # find_members: sets `members` to etcd's members, one a line, and `own` to the one that leaves.
 find_members() {
-    local answer
+    local answer fix="check the pod etcd there (\`kubectl get pods -n kube-system\`), then run \`pulumi up\` again"
     answer=$(ask_etcd "https://$server:2379/v3/cluster/member/list" '{}') || answer=""
+    [ -n "$node" ] || [ "$GONE" = true ] ||
+        fix="someone has deleted the node $JOINED_NODE, and the firewall there lets only nodes in: put $JOINED_NODE back into the stack file with \`gone: REASON\`, and run \`pulumi up\`; then remove it"
     members=$(grep -o '{"ID":"[0-9]*"[^{}]*}' <<<"$answer") ||
         fail etcd-silent "etcd on $server does not list its members" \
-            "nobody knows whether it keeps its quorum without $JOINED_NODE; nothing was changed" \
-            "${node:+check the pod etcd there (\`kubectl get pods -n kube-system\`), then run \`pulumi up\` again}${node:-someone has deleted the node $JOINED_NODE, and the firewall there lets only nodes in: put $JOINED_NODE back into the stack file with \`gone: REASON\`, and run \`pulumi up\`; then remove it}"
+            "nobody knows whether it keeps its quorum without $JOINED_NODE; nothing was changed" "$fix"
     # A machine that was lost while it joined has no name yet.
     own=$(grep -F -e "\"name\":\"$JOINED_NODE\"" -e "\"https://$ADDRESS:2380\"" <<<"$members" || true)
 }

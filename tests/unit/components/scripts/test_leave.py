@@ -224,6 +224,20 @@ def test_a_killed_removal_continues(cluster: Cluster, program: str) -> None:
     assert not cluster.has("nodes")
 
 
+@pytest.mark.parametrize("gone", ["true", "false"])
+def test_an_etcd_that_is_silent_is_to_be_looked_at(cluster: Cluster, gone: str) -> None:
+    runner = "cp-1" if gone == "true" else "cp-2"
+    if gone == "true":
+        cluster.machine.path("/nodes/cp-2").unlink()
+    cluster.machine.fake("curl", "exit 28")
+    result = cluster.leave(runner, GONE=gone)
+    (code,) = (line for line in result.stderr.splitlines() if "[etcd-silent]" in line)
+    fix = result.stderr.partition(code)[2].partition("fix")[2].strip()
+    assert "`kubectl get pods -n kube-system`" in fix
+    assert fix.endswith("run `pulumi up` again")
+    assert cluster.changes() == []
+
+
 def test_a_node_that_someone_deleted_has_an_unknown_member(cluster: Cluster) -> None:
     """The firewall of the others hides etcd, so nobody knows whether it was removed."""
     cluster.machine.path("/nodes/cp-2").unlink()
