@@ -69,6 +69,7 @@ _INSTALL, _ROLLOUT, _UNINSTALL = "istio-install.sh", "istio-rollout.sh", "istio-
 _GUEST, _CONTAINER = "kvm-create.sh", "container-create.sh"
 _NEW_NODE = (_PREPARE, _JOIN, _LABELS, _READY)
 _EACH_NODE = (*_PLANE, *_NEW_NODE, _INSTALL, _ROLLOUT)
+_POOL = (_GUEST, *_EACH_NODE, "DeploymentPatch")
 _ROUTE, _RULE = "VirtualService", "DestinationRule"
 _PEERS, _CALLERS = "PeerAuthentication", "AuthorizationPolicy"
 _POLICY = "NetworkPolicy"
@@ -241,12 +242,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     (
         "machines.pools.*",
         ".",
-        _restarts(
-            _GUEST,
-            *_EACH_NODE,
-            "DeploymentPatch",
-            note="as each of its keys, on the nodes of the pool",
-        ),
+        _restarts(*_POOL, note="as each of its keys, on the nodes of the pool"),
     ),
     ("machines.pools.*", "labels region zone", _SCHEDULING),
     ("machines.pools.*", "taints taints.[].key taints.[].value taints.[].effect", _TAINTS),
@@ -302,12 +298,7 @@ _TABLE: tuple[tuple[str, str, Change], ...] = (
     (
         "machines.nodes.*",
         "pool",
-        _restarts(
-            _GUEST,
-            *_EACH_NODE,
-            "DeploymentPatch",
-            note="as each key of the pools that the node then has another value of",
-        ),
+        _restarts(*_POOL, note="as each key of the pools that the node then has another value of"),
     ),
     ("machines.nodes.*", "labels region zone", _SCHEDULING),
     ("machines.nodes.*", "taints taints.[].key taints.[].value taints.[].effect", _TAINTS),

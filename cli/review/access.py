@@ -8,7 +8,7 @@ from cli.review import tokens
 from cli.review.markdown import Part, code, listed, plain
 from cli.review.preview import Preview, Step, Values
 from components.manifests.authorization import SERVICE_ANNOTATION
-from components.manifests.mtls import INHERITED, modes_of
+from components.manifests.mtls import INHERITED, injector_of, modes_of
 from components.manifests.pod_security import enforced
 from config.scalars.names import DEFAULT_NAMESPACE, ROOT_NAMESPACE
 
@@ -199,7 +199,7 @@ def _operations(to: Any) -> str:
 
 
 def _membership(step: Step) -> Iterator[str]:
-    old, new = _injects(step.old), _injects(step.new)
+    old, new = injector_of(step.old), injector_of(step.new)
     name = step.now.get("metadata", {}).get("name")
     place, always_exists = f"**{plain(name)}**", name == DEFAULT_NAMESPACE
     if step.op == "delete" and always_exists:
@@ -219,13 +219,6 @@ def _membership(step: Step) -> Iterator[str]:
     if before != after and step.op != "delete" and not new:
         words = _LEVELS.get(after, f"new pods must meet the level {after}")
         yield f"{place}: {words} (PodSecurity {before} to {after})"
-
-
-def _injects(values: Values) -> str | None:
-    labels = (values.get("metadata") or {}).get("labels") or {}
-    if revision := labels.get("istio.io/rev"):
-        return str(revision)
-    return "default" if labels.get("istio-injection") == "enabled" else None
 
 
 # --- all policies --------------------------------------------------------------------------------

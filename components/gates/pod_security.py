@@ -9,6 +9,7 @@ import re
 from collections.abc import Iterator, Mapping, Sequence
 from typing import TYPE_CHECKING, Any
 
+from components.manifests.mtls import injector_of
 from components.manifests.pod_security import LEVELS, enforced
 from config.errors import NAMESPACE, NordmeshError
 
@@ -35,7 +36,8 @@ def check(api: "Api", old: Inputs | None, new: Inputs) -> None:
         raise _weaker(name, level, by_hand)
     labels = {"metadata": {"labels": new["metadata"]["labels"]}}
     warnings = api.dry_run(f"/api/v1/namespaces/{name}", labels)
-    if refused := list(_refused(warnings, leaves_mesh=_injects(old) and not _injects(new))):
+    leaves_mesh = bool(injector_of(old or {})) and not injector_of(new)
+    if refused := list(_refused(warnings, leaves_mesh=leaves_mesh)):
         raise _refusal(name, level, refused)
 
 
@@ -52,11 +54,6 @@ def _refused(warnings: Sequence[str], *, leaves_mesh: bool) -> Iterator[str]:
         match = _OF_PODS.fullmatch(line)
         if match and not (leaves_mesh and match["reasons"] == _OF_ISTIO_INIT):
             yield line
-
-
-def _injects(inputs: Inputs | None) -> bool:
-    labels = ((inputs or {}).get("metadata") or {}).get("labels") or {}
-    return labels.get("istio-injection") == "enabled"
 
 
 def _refusal(name: str, level: str, refused: Sequence[str]) -> NordmeshError:

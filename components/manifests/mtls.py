@@ -43,6 +43,14 @@ def namespace(name: str, settings: Namespace, *, kubernetes: str) -> Manifest:
     return {"apiVersion": "v1", "kind": "Namespace", "metadata": {"name": name, "labels": labels}}
 
 
+def injector_of(namespace: Mapping[str, Any]) -> str | None:
+    """Read which revision of Istio gives the pods of a namespace a sidecar; None if none does."""
+    labels = _mapping(_mapping(namespace.get("metadata")).get("labels"))
+    if revision := labels.get("istio.io/rev"):
+        return str(revision)
+    return "default" if labels.get("istio-injection") == "enabled" else None
+
+
 def peer_authentication(namespace: str, mode: str) -> Manifest:
     """The mTLS mode of a namespace; in ROOT_NAMESPACE, of the whole mesh."""
     return _policy(NAMESPACE_POLICY, namespace, {"mtls": {"mode": mode}})

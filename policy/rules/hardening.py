@@ -3,7 +3,7 @@
 from collections.abc import Iterator
 from decimal import Decimal
 
-from components.manifests.mtls import INHERITED, modes_of
+from components.manifests.mtls import INHERITED, injector_of, modes_of
 from config.scalars.names import ROOT_NAMESPACE
 from config.scalars.quantities import quantity
 from policy.rules.rule import ACCEPT, Finding, Rule
@@ -34,7 +34,7 @@ def _strict(stack: Stack) -> Iterator[Finding]:
     for namespace in stack.of_kind("Namespace"):
         name = mapping(namespace.props.get("metadata")).get("name")
         mode = modes.get(name, everywhere)
-        if _is_in_mesh(namespace) and mode != "STRICT":
+        if injector_of(namespace.props) and mode != "STRICT":
             yield Finding(
                 subject=f"namespace:{name}",
                 what=f"the namespace {name} is {mode}",
@@ -66,11 +66,6 @@ def _strict(stack: Stack) -> Iterator[Finding]:
 
 def _mode(policy: Resource) -> str:
     return modes_of(policy.props).mode or INHERITED
-
-
-def _is_in_mesh(namespace: Resource) -> bool:
-    labels = mapping(mapping(namespace.props.get("metadata")).get("labels"))
-    return labels.get("istio-injection") == "enabled" or bool(labels.get("istio.io/rev"))
 
 
 def _host_keys(stack: Stack) -> Iterator[Finding]:
@@ -143,7 +138,7 @@ def _data(stack: Stack) -> Iterator[Finding]:
         return
     named = {entry for one in items(allowed) for entry in mapping(one).items()}
     for resource in (*stack.of_kind("Namespace"), *stack.commands):
-        owns_data = _is_in_mesh(resource) if resource.kind else resource.script in _OWNERS
+        owns_data = injector_of(resource.props) if resource.kind else resource.script in _OWNERS
         if owns_data and not resource.is_protected and _thing(resource) not in named:
             what = resource.kind or _OWNERS[str(resource.script)]
             yield Finding(
