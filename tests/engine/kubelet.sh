@@ -10,12 +10,12 @@ admin() { kubectl --kubeconfig /etc/kubernetes/admin.conf --request-timeout 20s 
 # start NAME: starts a pod's process with the command in its manifest.
 start() {
     local -a words
-    mapfile -t words < <(sed -n '/^  - command:/,/^    image:/s/^    - //p' "$MANIFESTS/$1.yaml")
+    running[$1]=$(cat "$MANIFESTS/$1.yaml")
+    mapfile -t words < <(sed -n '/^  - command:/,/^    image:/s/^    - //p' <<<"${running[$1]}")
     local log="/var/log/pods/kube-system_$1-cp-1_uid/$1"
     mkdir -p "$log"
     "${words[@]}" >>"$log/0.log" 2>&1 &
     pids[$1]=$!
-    running[$1]=$(cat "$MANIFESTS/$1.yaml")
 }
 
 # stop NAME: ends a pod's process.
@@ -24,10 +24,10 @@ stop() {
     wait "${pids[$1]}" 2>/dev/null || true
 }
 
-# report NAME: tells the API server that a pod runs as its manifest says, as the real kubelet does.
+# report NAME MANIFEST: tells the API server that a pod runs as its manifest says, as the real kubelet does.
 report() {
     local id object
-    id=$(sed -n 's,^ *nordmesh\.io/settings: ,,p' <<<"${running[$1]-$(cat "$MANIFESTS/$1.yaml")}")
+    id=$(sed -n 's,^ *nordmesh\.io/settings: ,,p' <<<"$2")
     object='{"apiVersion":"v1","kind":"Pod","metadata":{"name":"'$1-cp-1'","namespace":"kube-system","labels":{"component":"'$1'"},"annotations":{"kubernetes.io/config.mirror":"m","nordmesh.io/settings":"'$id'"}},"spec":{"nodeName":"cp-1","containers":[{"name":"c","image":"i"}]},"status":{"conditions":[{"type":"Ready","status":"True"}]}}'
     admin -n kube-system delete pod "$1-cp-1" --ignore-not-found --force &&
         admin create -f - <<<"$object" &&
@@ -44,8 +44,10 @@ while true; do
         fi
     done
     for pod in kube-apiserver kube-controller-manager kube-scheduler; do
-        manifest=$(cat "$MANIFESTS/$pod.yaml")
-        [ "${reported[$pod]-}" = "$manifest" ] || ! admin get --raw /readyz || ! report "$pod" || reported[$pod]=$manifest
+        # What runs: the file may have changed since.
+        manifest=${running[$pod]-$(cat "$MANIFESTS/$pod.yaml")}
+        [ "${reported[$pod]-}" = "$manifest" ] || ! admin get --raw /readyz || ! report "$pod" "$manifest" ||
+            reported[$pod]=$manifest
     done >/dev/null 2>&1
     sleep 0.5
 done

@@ -112,7 +112,7 @@ def story(tmp_path_factory: pytest.TempPathFactory) -> Story:
     text = text.replace("@BROKEN@", _command(machine, "kubeadm-init.sh", bad))
     with handing_over(machine.path(PIPE), "keys"):
         result = machine.shell(text)
-    assert result.status == 0, result.stderr[-4000:] + _end(machine, LOG)
+    assert result.status == 0, _end(machine, LOG) + result.stderr
     machine.write("/seen/output", result.stdout + result.stderr)
     return Story(machine)
 
@@ -124,6 +124,7 @@ def _end(machine: Machine, path: str) -> str:
 _STORY = textwrap.dedent(
     f"""
     set -euo pipefail
+    trap 'echo "failed: $BASH_COMMAND" >&2' ERR
     mkdir /seen
     ip link set lo up
     ip link add br0 type bridge
