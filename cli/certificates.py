@@ -110,8 +110,10 @@ def show(found: Certificates, now: datetime) -> None:
         sorted(found.read, key=lambda one: (one.ends.date(), one.owner, one.renewed, one.name)),
         key=lambda one: (one.owner, one.ends.date(), one.renewed),
     ):
-        names = ", ".join(one.name for one in group)
-        rows.append((names, owner, str(day), str((day - now.date()).days), kind.partition(":")[0]))
+        together = list(group)
+        names = ", ".join(one.name for one in together)
+        left = min(one.ends for one in together) - now
+        rows.append((names, owner, str(day), str(left.days), kind.partition(":")[0]))
     print_table(("Certificate", "Of", "Ends", "Days", "Renewed"), rows)
 
 

@@ -3,14 +3,14 @@
 import copy
 import subprocess
 from collections.abc import Mapping, Sequence
-from datetime import UTC, datetime
+from datetime import UTC, datetime, timedelta
 from pathlib import Path
 from typing import Any
 
 import pytest
 
 from cli import certificates
-from cli.certificates import Certificates
+from cli.certificates import Certificate, Certificates
 from cli.review import command
 from cli.review.certificates import part
 from cli.review.markdown import Document
@@ -166,6 +166,19 @@ def test_certificates_of_one_day_share_a_row(
     lines = [" ".join(line.split()) for line in capsys.readouterr().out.splitlines()]
     assert any(line.startswith("apiserver, etcd-server cp-1 20") for line in lines)
     assert len(lines) == 1 + 6
+
+
+def test_the_table_and_the_errors_count_the_same_days(capsys: pytest.CaptureFixture[str]) -> None:
+    night = datetime(2026, 11, 30, 23, 30, tzinfo=UTC)
+    soon = Certificate(
+        name="etcd-peer", owner="cp-1", ends=night + timedelta(days=9, hours=1), renewed="by hand"
+    )
+    read = Certificates(read=[soon], unread=[])
+    certificates.show(read, night)
+    row = capsys.readouterr().out.splitlines()[-1].split()
+    assert row[:4] == ["etcd-peer", "cp-1", "2026-12-10", "9"]
+    (problem,) = read.problems(night)
+    assert "in 9 days" in problem
 
 
 def renewal(old: str | None, new: str) -> Preview:
