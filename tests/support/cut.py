@@ -16,13 +16,15 @@ from lab.mirror import Handler
 class Mirror:
     """Address, faults and recorded requests (path, first byte of the range) of a mirror.
 
-    cuts: how many more responses end after `after` bytes. has_ranges: whether it supports range
+    cuts: how many more responses end after `after` bytes. is_silent: they stay open then, and no
+    more arrives, until the client goes. has_ranges: whether it supports range
     requests. statuses: status codes of the first responses, instead of a file.
     """
 
     address: str
     cuts: int = 0
     after: int = 0
+    is_silent: bool = False
     has_ranges: bool = True
     statuses: list[int] = field(default_factory=list)
     requests: list[tuple[str, int]] = field(default_factory=list)
@@ -47,6 +49,9 @@ class _Cutting(Handler):
         if self._mirror.cuts:
             self._mirror.cuts -= 1
             outputfile.write(source.read(self._mirror.after))
+            if self._mirror.is_silent:
+                outputfile.flush()
+                self.rfile.read(1)
             self.close_connection = True
             return
         super().copyfile(source, outputfile)

@@ -2,7 +2,7 @@
 
 import hashlib
 from collections.abc import Iterator
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -108,6 +108,19 @@ def test_an_interrupted_download_resumes(
     assert result.status == 0, result.stderr
     assert downloads.is_installed()
     assert downloads.requests == [("good", 0), *(("good", first) for first in second)]
+
+
+def test_a_silent_connection_is_given_up_and_resumed(downloads: Downloads) -> None:
+    """After two seconds here, in place of a minute; a download may take ten."""
+    sooner = 'for word; do [ "$word" != 60 ] || word=2; set -- "${@:2}" "$word"; done'
+    downloads.machine.fake("curl", f'{sooner}\nexec /usr/bin/curl "$@"')
+    downloads.mirror.cuts, downloads.mirror.after = 1, 1000
+    downloads.mirror.is_silent = True
+    machine = replace(downloads.machine, timeout=30)
+    result = replace(downloads, machine=machine).fetch("good")
+    assert result.status == 0, result.stderr
+    assert downloads.is_installed()
+    assert downloads.requests == [("good", 0), ("good", 1000)]
 
 
 # The status codes that the mirror returns before it serves the file, and the requested folders.

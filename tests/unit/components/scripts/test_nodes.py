@@ -5,7 +5,7 @@ import re
 import shlex
 import subprocess
 from collections.abc import Callable, Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import pytest
@@ -1626,6 +1626,17 @@ def test_a_node_does_not_wait_for_images_without_a_digest(puller: Machine) -> No
     result = call(puller, "wait_for_images")
     assert result.status == 0, result.stderr
     assert pulls(puller) == []
+
+
+def test_a_pull_that_hangs_is_ended_and_tried_again(puller: Machine) -> None:
+    """After a second here, in place of ten minutes."""
+    puller.fake("timeout", 'exec /usr/bin/timeout 1 "${@:2}"')
+    hang = "[[ $* != *' pull '* ]] || [ -e /hung ] || { touch /hung; exec /bin/sleep 100; }"
+    puller.fake("ctr", hang)
+    puller.write("/var/lib/nordmesh/images", f"{_PINNED} {_DIGEST}\n")
+    result = call(replace(puller, timeout=30), "wait_for_images")
+    assert result.status == 0, result.stderr
+    assert pulls(puller) == [f"registry.k8s.io/pause@{_DIGEST}"] * 2
 
 
 def test_a_local_image_with_the_tag_is_not_pulled_again(puller: Machine) -> None:

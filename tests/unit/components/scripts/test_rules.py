@@ -72,6 +72,14 @@ def test_script_errors_have_the_common_format(machine: Machine) -> None:
     assert (result.status, result.stdout) == (1, "")
 
 
+def test_a_file_is_never_readable_by_others_before_it_has_its_mode(machine: Machine) -> None:
+    machine.fake("chmod", '/bin/stat -c %a "$2" >>/modes\nexec /bin/chmod "$@"')
+    machine.write("/script", text_alone("lib.sh") + "write_file /a/secret 640 text || true\n")
+    assert machine.shell("NODE_NAME=worker-1 bash /script").status == 0
+    assert machine.read("/modes") == "600\n"
+    assert machine.path("/a/secret").stat().st_mode & 0o777 == 0o640
+
+
 @pytest.mark.parametrize("script", ["container-create.sh", "container-delete.sh"])
 def test_container_script_errors_have_the_common_format(script: str) -> None:
     environment = {"NAME": "A", "BRIDGE": "b", "ADDRESS": "a", "PREFIX": "p", "GATEWAY": "g"}
