@@ -11,6 +11,7 @@ from tests.engine.pod_network import (
     LISTED,
     METADATA,
     NODE_ADDRESS,
+    NODE_ADDRESS_6,
     OTHER_NODE,
     REMOTE_NODE,
     REMOTE_POD,
@@ -203,6 +204,8 @@ class Leaving:
                 return REMOTE_NODE
             case "its own node":
                 return NODE_ADDRESS
+            case "its own node over IPv6":
+                return NODE_ADDRESS_6
             case "a service with callers":
                 return self._service[1]
 

@@ -21,6 +21,7 @@ from tests.engine.api_server import ApiServer, serving
 from tests.engine.conftest import wait_until
 
 NODE, NODE_ADDRESS, GATEWAY = "worker-1", "192.0.2.11", "192.0.2.1"
+NODE_ADDRESS_6 = "2001:db8::11"
 POD_CIDR, REMOTE_POD, REMOTE_NODE = "10.244.1.0/24", "10.244.2.9", "10.244.2.1"
 OUTSIDE, LISTED, METADATA = "203.0.113.7", "203.0.113.50", "169.254.169.254"
 SECOND_API_SERVER, OTHER_NODE = "192.0.2.12", "192.0.2.13"
@@ -150,14 +151,14 @@ class PodNetwork:
     def _use_ipv6(self) -> None:
         self.node.must("sysctl", "-q", "-w", "net.ipv6.conf.all.forwarding=1")
         self.node.ip(
-            "-6 address add 2001:db8::11/64 dev eth0 nodad",
+            f"-6 address add {NODE_ADDRESS_6}/64 dev eth0 nodad",
             "-6 address add fd00:1::1/64 dev cni0 nodad",
             "-6 route add default via 2001:db8::1",
         )
         self.outside.ip(
             "-6 address add 2001:db8::1/64 dev eth0 nodad",
             f"-6 route add local {_NETWORK_6} dev lo",
-            "-6 route add fd00:1::/64 via 2001:db8::11",
+            f"-6 route add fd00:1::/64 via {NODE_ADDRESS_6}",
         )
 
     def _space(self) -> Space:

@@ -14,7 +14,14 @@ from components.host.templates import render
 from components.manifests import Manifest
 from config import Mesh
 from tests.engine.leaving import OPEN, TRIED, Leaving
-from tests.engine.pod_network import LISTED, OUTSIDE, REMOTE_POD, PodNetwork, Space
+from tests.engine.pod_network import (
+    LISTED,
+    NODE_ADDRESS,
+    OUTSIDE,
+    REMOTE_POD,
+    PodNetwork,
+    Space,
+)
 from tests.support.golden import GOLDEN
 from tests.support.ways_out import Sender
 from tests.unit.components.manifests.test_network_policy import HOST, policies_of
@@ -86,7 +93,7 @@ class Pods:
 
     def connected(self) -> set[str]:
         """The connections inside the cluster that are made, of those that matter here."""
-        caller, job = self.spaces[CALLER], self.spaces[JOB]
+        caller, job, prometheus = (self.spaces[x] for x in (CALLER, JOB, PROMETHEUS))
         connections = {
             "a caller to its service": (caller, SERVICE, PORT),
             "a caller to another port": (caller, SERVICE, 9090),
@@ -96,6 +103,16 @@ class Pods:
             "a job to DNS": (job, DNS, 53),
             # It probes its pods.
             "the node to its pods": (self.network.node, SERVICE, 9090),
+            # The pods of a control plane call the API server on their own node.
+            "a job to the API server of its node": (job, NODE_ADDRESS, 6443),
+            "Prometheus to the kubelet of its node": (prometheus, NODE_ADDRESS, 10250),
+            "Prometheus to etcd's metrics on its node": (prometheus, NODE_ADDRESS, 2381),
+            # As metrics-server, which is in a namespace without policies.
+            "a pod without policies to the kubelet of its node": (
+                self.spaces[DNS],
+                NODE_ADDRESS,
+                10250,
+            ),
         }
         return {
             name
@@ -112,6 +129,10 @@ EVERY_CONNECTION = {
     "a job to a service without callers",
     "a job to DNS",
     "the node to its pods",
+    "a job to the API server of its node",
+    "Prometheus to the kubelet of its node",
+    "Prometheus to etcd's metrics on its node",
+    "a pod without policies to the kubelet of its node",
 }
 # kube-router drops such packets of every pod, with or without policies.
 OF_NO_CONNECTION = {"echo replies that nobody asked for", "ICMP errors of no connection"}
@@ -125,6 +146,7 @@ def pods(network: PodNetwork) -> Pods:
     network.listen(spaces[SERVICE], PORT, 9090, 15090)
     network.listen(spaces[CALLER], PORT)
     network.listen(spaces[DNS], 53)
+    network.listen(network.node, 2381, 6443, 10250)
     network.listen(network.outside, 53, 443, 5432, 8080)
     spaces[NEW].ip(*(f"address add {address}/24 dev eth0" for address in MORE_NEW))
     network.register("shop", "cart", CALLER, {"app": "cart"})
@@ -160,6 +182,7 @@ def test_pods_have_no_connections_before_kube_router_at_the_start_of_a_node(
         before = network.packets()
         assert not job.connects(OUTSIDE, 443)
         assert not job.connects(SERVICE, PORT)
+        assert not job.connects(NODE_ADDRESS, 10250)
         assert network.packets() == before
         assert network.node.connects(SERVICE, PORT), "the node probes its pods"
 

@@ -30,6 +30,7 @@ Target = Literal[
     "another node",
     "another node, by its pod network",
     "its own node",
+    "its own node over IPv6",
     "a Service of a host outside",
     "a service with callers",
 ]
@@ -143,6 +144,7 @@ _PROTOCOLS = (
         name="IPv6, ping",
         packet=Packet(protocol="icmp6", port=128, target="outside over IPv6"),
     ),
+    Way(name="IPv6, SSH of the pod's own node", packet=tcp(22, "its own node over IPv6")),
 )
 _TARGETS = (
     Way(name="a listed host, another port", packet=tcp(443, "a listed host")),
@@ -172,6 +174,12 @@ _TARGETS = (
     Way(name="SSH of the pod's own node", packet=tcp(22, "its own node")),
     Way(name="the kubelet of the pod's own node", packet=tcp(10250, "its own node")),
     Way(
+        name="ports 30000 to 32767 of the pod's own node",
+        packet=tcp(30080, "its own node"),
+        note="kube-router allows NodePorts before it looks at a pod; the node's firewall refuses "
+        "what it has not passed. Behind a NodePort, the policies of its pods hold",
+    ),
+    Way(
         name="the egress gateway, for a host or a namespace that is not listed",
         tried=(_GATEWAY,),
         note="the gateway asks for the caller's certificate, and routes to listed hosts only",
@@ -185,6 +193,11 @@ _POD_LIFE = (
         tried=(_CLUSTER,),
     ),
     Way(name="the first packets of a new pod, UDP", sender=Sender.NEW_POD, packet=udp(53)),
+    Way(
+        name="a new pod, to its own node",
+        sender=Sender.NEW_POD,
+        packet=tcp(22, "its own node"),
+    ),
     Way(
         name="packets in the name of an address that no pod has",
         packet=Packet(protocol="udp", port=5002, spoofed="no pod"),
@@ -266,20 +279,6 @@ _OPEN = (
         is_open=True,
         note="for what the other pod may call: kube-router tells pods apart by address. It needs "
         "`NET_RAW`, which containers have by default, or `NET_ADMIN`: drop the capabilities",
-    ),
-    Way(
-        name="ports 30000 to 32767 of the pod's own node",
-        packet=tcp(30080, "its own node"),
-        is_open=True,
-        note="kube-router allows NodePorts before it looks at a pod; behind a NodePort, the "
-        "policies of its pods hold",
-    ),
-    Way(
-        name="a new pod, to its own node",
-        sender=Sender.NEW_POD,
-        packet=tcp(22, "its own node"),
-        is_open=True,
-        note="until its policies are in effect. SSH and the kubelet ask for a login",
     ),
 )
 WAYS = (*_WITHOUT_A_SIDECAR, *_PROTOCOLS, *_TARGETS, *_POD_LIFE, *_OPEN)
