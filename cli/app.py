@@ -33,7 +33,7 @@ from config.errors import NordmeshError
 
 _EXIT_CODES = """\
 Exit status: 0 success; 1 a check found something, or nordmesh refused; 2 wrong usage; 3 something
-could not be measured; 130 interrupted."""
+could not be measured; 128 and the number of a signal that ended it: 130 for Ctrl-C."""
 
 app = typer.Typer(
     no_args_is_help=True,
@@ -77,7 +77,7 @@ canary.app.command("status", epilog="Example: nordmesh canary status --stack pro
     status.canary_command
 )
 app.add_typer(backup.app, name="backup", help="Store, list and prove snapshots of the cluster.")
-app.add_typer(canary.app, name="canary", help="Advance or abort a canary, or measure its share.")
+app.add_typer(canary.app, name="canary", help="Advance or abort a canary, or measure its split.")
 app.add_typer(report.app, name="report", help="Report what a stack file allows, as Markdown.")
 
 

@@ -38,7 +38,11 @@ def command(
     ] = 30,
     group: Annotated[
         list[str] | None,
-        typer.Option("--group", help="A group of access.roles that the certificate is in."),
+        typer.Option(
+            "--group",
+            metavar="GROUP",
+            help="A group of access.roles that the certificate is in. Repeat it for each.",
+        ),
     ] = None,
     emergency: Annotated[
         bool,

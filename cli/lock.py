@@ -142,7 +142,10 @@ def _images(hub: str | None) -> list[str]:
 
 
 def command(
-    lock: Annotated[Path, typer.Option(help="The lock file.")] = catalogue.DEFAULT_LOCK,
+    lock: Annotated[
+        Path,
+        typer.Option(help=f"The lock file. Default: {catalogue.LOCK}.", show_default=False),
+    ] = catalogue.DEFAULT_LOCK,
     base: Annotated[
         str | None,
         typer.Option(help="A mirror of the binaries, laid out as <base>/<official host>/<path>."),

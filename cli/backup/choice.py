@@ -18,11 +18,15 @@ from config.scalars.durations import seconds
 
 Directory = Annotated[
     Path | None,
-    typer.Option("--directory", help="Where this machine sees backup.directory, if elsewhere."),
+    typer.Option("--directory", help="The path of backup.directory on this machine, if different."),
 ]
 Signers = Annotated[
     list[str] | None,
-    typer.Option("--signer", help="An earlier host key of a node: 'cp-1 ssh-ed25519 AAAA...'."),
+    typer.Option(
+        "--signer",
+        metavar="'NODE KEY'",
+        help="An earlier host key of a node: 'cp-1 ssh-ed25519 AAAA...'. Repeat it for each.",
+    ),
 ]
 Identity = Annotated[
     Path | None,
@@ -35,7 +39,7 @@ Compare = Annotated[
 ]
 MaxAge = Annotated[
     str,
-    typer.Option("--max-age", help="How old the newest may be, such as 2h. Default: 4 intervals."),
+    typer.Option("--max-age", help="The oldest that passes, for example 2h. Default: 4 intervals."),
 ]
 
 

@@ -158,7 +158,9 @@ def _compare(stack: str, config: StackConfig, name: str, contents: proof.Content
 
 @app.command("now", epilog="Example: nordmesh backup now --stack prod")
 def now_command(stack: Stack = "") -> None:
-    """Store a snapshot now, before a risky change: the control plane whose etcd leads does it.
+    """Store a snapshot now, before a risky change.
+
+    The control plane whose etcd is the leader stores it.
 
     Exit status: 0 it is stored, 1 it is not.
     """
@@ -184,13 +186,17 @@ def now_command(stack: Stack = "") -> None:
 @app.command("prune", epilog="Example: nordmesh backup prune --stack prod --older-than 720h --yes")
 def prune_command(
     older_than: Annotated[
-        str, typer.Option("--older-than", help="Delete snapshots older than this, such as 720h.")
+        str,
+        typer.Option("--older-than", help="Delete what is older than this, for example 720h."),
     ],
     stack: Stack = "",
     directory: Directory = None,
     yes: Annotated[bool, typer.Option("--yes", help="Delete; without it, only list.")] = False,
 ) -> None:
-    """Delete old snapshots with a login of the team; a node may not. Keeps the newest always."""
+    """Delete old snapshots, but never the newest one.
+
+    Needs a login of the team: nodes may not delete.
+    """
     config, backup = read(stack)
     try:
         limit = timedelta(seconds=float(seconds(older_than)))

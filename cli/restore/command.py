@@ -31,11 +31,15 @@ Identity = Annotated[
     Path, typer.Option("--identity", "-i", help="A file with a private key of the team.")
 ]
 MaxAge = Annotated[
-    str, typer.Option("--max-age", help="Refuse a snapshot that is older, such as 48h.")
+    str, typer.Option("--max-age", help="Refuse an older snapshot, for example 48h.")
 ]
 Lost = Annotated[
     list[str] | None,
-    typer.Option("--lost", help="A control plane that is switched off, and stays so."),
+    typer.Option(
+        "--lost",
+        metavar="NODE",
+        help="A control plane that is switched off for good. Repeat it for each.",
+    ),
 ]
 Discard = Annotated[
     bool,

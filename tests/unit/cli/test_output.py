@@ -3,8 +3,10 @@
 import os
 import pty
 import re
+import signal
 import subprocess
 import sys
+from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
@@ -67,7 +69,8 @@ def test_a_folded_section_keeps_its_title_on_a_terminal(tmp_path: Path) -> None:
     assert "<details>" not in output
 
 
-def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+def helps(capsys: pytest.CaptureFixture[str]) -> Iterator[tuple[str, str]]:
+    """Each command with its help, on one line."""
     groups = [
         ((), app),
         *(((group.name,), group.typer_instance) for group in app.registered_groups),
@@ -77,8 +80,29 @@ def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[st
         for command in group.registered_commands:
             path = [*filter(None, (*before, command.name))]
             assert main([*path, "--help"]) == 0
-            output = capsys.readouterr().out
-            assert f"Example: nordmesh {' '.join(path)}" in " ".join(output.split())
+            yield " ".join(path), " ".join(capsys.readouterr().out.split())
+
+
+def test_every_command_has_help_with_an_example(capsys: pytest.CaptureFixture[str]) -> None:
+    for command, output in helps(capsys):
+        assert f"Example: nordmesh {command}" in output
+
+
+def test_help_shows_no_python_types_and_no_paths_of_this_machine(
+    capsys: pytest.CaptureFixture[str],
+) -> None:
+    for command, output in helps(capsys):
+        assert "list[" not in output, command
+        assert str(PROJECT) not in output, command
+
+
+def test_a_command_that_a_signal_ends_has_the_status_of_that_signal(tmp_path: Path) -> None:
+    os.mkfifo(tmp_path / "preview")
+    command = [sys.executable, "-m", "cli", "review", str(tmp_path / "preview")]
+    process = subprocess.Popen(command, cwd=PROJECT)
+    with (tmp_path / "preview").open("w"):  # waits until the command reads it
+        process.send_signal(signal.SIGTERM)
+        assert process.wait(60) == 128 + signal.SIGTERM
 
 
 def test_a_table_aligns_its_columns() -> None:
