@@ -142,7 +142,7 @@ def _without_role(name: str, who: str) -> NordmeshError:
         f"{who} has no role",
         code="kubeconfig-no-role",
         path=f"{NAMESPACE}:access.roles",
-        why="the certificate could do nothing with it",
+        why="a certificate without a role allows nothing",
         fix=f"correct the name, or add {name} to a role of access.roles and run `pulumi up`",
     )
 
@@ -164,6 +164,6 @@ def write(path: Path, text: str) -> None:
             f"the kubeconfig cannot be written: {error.strerror}",
             code="kubeconfig-not-written",
             path=str(path),
-            why="the certificate was issued, and its key was thrown away",
+            why="the certificate was issued, but its key was deleted",
             fix="pass a path in a directory that exists and that you may write to",
         ) from None

@@ -123,7 +123,7 @@ def read_lock(path: Path) -> catalogue.Lock:
             error.what,
             code=error.code,
             path=str(path),
-            fix="get the last good version back from git, or remove it and run `nordmesh lock`",
+            fix="restore the last good version from git, or remove it and run `nordmesh lock`",
         ) from None
 
 

@@ -96,8 +96,8 @@ def refuse(name: str, found: Comparison) -> None:
     if not found.differences:
         return
     raise NordmeshError(
-        f"the snapshot lacks {len(found.differences)} objects of the cluster as they are, although "
-        "it was taken after their last change",
+        f"{len(found.differences)} objects of the cluster are missing or different in the "
+        "snapshot, although it was taken after their last change",
         code="backup-differs",
         path=name,
         why="a restore would not bring back the cluster",

@@ -68,7 +68,7 @@ def _unpack(folder: Path, name: str, identity: Path) -> None:
             code="backup-not-decrypted",
             path=name,
             why="a restore needs the same key",
-            fix="pass the private half of a key that backup.keys had at that time",
+            fix="pass the private half of a key that was in backup.keys at that time",
         )
     result = _run("zstd", ["zstd", "--decompress", "--quiet", "--rm", str(compressed)])
     if result.returncode:

@@ -207,7 +207,7 @@ def _altered(name: str, what: str) -> NordmeshError:
         what,
         code="backup-altered",
         path=name,
-        why="a fault or someone has changed it, and a restore would bring back wrong data",
+        why="it was damaged or tampered with, and a restore would bring back wrong data",
         fix="use another snapshot, and find out who can write to the storage",
     )
 

@@ -82,8 +82,9 @@ class Storage:
                 raise NordmeshError(
                     f"rclone cannot delete {name} at {self.place}: {result.stderr.strip()}",
                     code="backup-not-deleted",
-                    why="it stays, and so do those that are newer",
-                    fix="use a login that may delete; object lock allows it only after its time",
+                    why="this file and the newer ones were kept",
+                    fix="use a login that may delete; with object lock, wait for the end of the "
+                    "retention period",
                 )
 
     def _rclone(self, *arguments: str) -> "subprocess.CompletedProcess[str]":

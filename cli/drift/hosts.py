@@ -218,7 +218,7 @@ def _cut_off(where: str = "") -> NordmeshError:
     return NordmeshError(
         f"its answer was cut off{where}",
         code="drift-answer-cut",
-        fix="Run it again; if that does not help, with a longer --timeout.",
+        fix="Run it again; if it is cut off again, pass a longer --timeout.",
     )
 
 

@@ -48,7 +48,7 @@ def refreshed(text: str) -> dict[str, Seen]:
             event = json.loads(line).get("resOutputsEvent") if line.strip() else None
         except json.JSONDecodeError:
             raise UnreadableError(
-                "this pulumi prints no events of a refresh",
+                "this version of pulumi does not report what a refresh finds",
                 code="pulumi-too-old",
                 fix="install Pulumi 3.259 or later",
             ) from None

@@ -112,7 +112,7 @@ def choose(
         raise NordmeshError(
             "no control plane answers over SSH",
             code="restore-no-machine",
-            why="one must get the data",
+            why="one of them has to receive the data",
             fix="install a machine, and set its address and hostKey in the stack file",
         )
     if unmounted := [one for one in machines if one.missing]:
@@ -134,8 +134,8 @@ def _refuse(looks: Mapping[str, Machine | str], lost: Collection[str]) -> None:
         raise NordmeshError(
             "; ".join(f"{name}: {problem}" for name, problem in problems.items()),
             code="restore-machine-refused",
-            why="a control plane with the old cluster would go on beside the restored one; nothing "
-            "was changed",
+            why="a control plane of the old cluster could keep running beside the restored one; "
+            "nothing was changed",
             fix="make it answer over SSH, or set its address and hostKey to the right machine; if "
             "it is switched off for good, pass --lost with its name",
         )

@@ -94,7 +94,7 @@ def _failed(stack: str, details: str) -> NordmeshError:
         "`pulumi preview` failed",
         code="restore-no-preview",
         path=stack,
-        why="it has the settings of the control planes; nothing was changed",
+        why="a restore takes the settings of the control planes from it; nothing was changed",
         fix="fix the error below. A reinstalled machine has a new host key: set it as hostKey, "
         "with hostKeyRotation",
         details=details,
