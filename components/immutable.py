@@ -281,7 +281,7 @@ def _of_role(name: str, old: str, new: str) -> Problem:
         code="setting-immutable",
         path=("machines", "nodes", name, "role"),
         what=f"it changes from {old} to {new}",
-        why=f"{name} has what a {old} needs, and it stays until the machine is reset",
+        why=f"{name} is set up as a {old}, and stays one until the machine is reset",
         fix=f"set it back to {old}; for the other role, remove {name} from the file, run "
         "`pulumi up`, which resets the machine, and add it again",
     )

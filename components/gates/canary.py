@@ -214,7 +214,7 @@ def judge(edit: Raise, metrics: stats.Metrics, *, known: bool) -> None:
             why="gRPC reports a failure inside a response 200. The canary's sidecars count these "
             "if the Service's port is named grpc-... or has the appProtocol grpc, and if they "
             "started with that setting; an open stream has no status yet",
-            fix="name the port so, restart the canary's workload (kubectl rollout restart), or "
+            fix="use such a name, restart the canary's workload (kubectl rollout restart), or "
             "increase gate.window; then run `pulumi up` again",
         )
 

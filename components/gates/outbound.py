@@ -168,8 +168,8 @@ def _refusal(lines: list[str], window: str) -> NordmeshError:
         code="gate-outbound",
         path=_PATH,
         why="REGISTRY_ONLY refuses these calls",
-        fix=f"list the hosts at {NAMESPACE}:mesh.egress.hosts. To apply the list before, keep "
+        fix=f"list the hosts at {NAMESPACE}:mesh.egress.hosts. To try the list first, keep "
         f"ALLOW_ANY, write the reason at {NAMESPACE}:mesh.egress.gate.trial and run `pulumi up`; "
-        "calls to listed hosts then do not count here. To go REGISTRY_ONLY without this gate, "
+        "calls to listed hosts then do not count here. To switch without this gate, "
         f"write the reason at {NAMESPACE}:mesh.egress.gate.override",
     )

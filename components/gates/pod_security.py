@@ -61,7 +61,7 @@ def _refusal(name: str, level: str, refused: Sequence[str]) -> NordmeshError:
         f"the level {level} would refuse pods that run in {name}",
         code="pod-security-refuses-pods",
         path=f"{NAMESPACE}:mesh.namespaces.{name}.podSecurity",
-        why="they would run until they restart, and then be missing",
+        why="they keep running, but once deleted they are not created again",
         fix="change the pods, or set podSecurity to {level: privileged, reason: WHY}; then run "
         "`pulumi up` again",
         details="\n".join(refused),
