@@ -88,7 +88,7 @@ def _unreadable(path: Path, reason: str) -> NordmeshError:
         f"the stack file cannot be read: {reason}",
         code="stack-file-unreadable",
         path=path.name,
-        fix="correct the file, or get the last good version back from git",
+        fix="correct the file, or restore the last good version from git",
     )
 
 

@@ -74,7 +74,7 @@ def _path(value: str) -> str:
             f"{value!r} is not a path or a path prefix",
             "a path matches as a whole, or as a prefix with one * at the end; anything "
             "after a ? is ignored",
-            f"list each path, or use {prefix}*, which allows all that begin so"
+            f"list each path, or use {prefix}*, which allows every path that begins like this"
             if "*" in plain[:-1]
             else f"use {plain}",
         )

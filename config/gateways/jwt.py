@@ -24,7 +24,7 @@ def _jwks_uri(value: str) -> str:
     raise Refused(
         "jwks-uri-format",
         "this is not an https URL of a host",
-        "anyone who can change the keys on their way can sign tokens",
+        "anyone who can change the keys in transit can sign tokens",
         f"use https://{host}{parts.path}"
         if re.fullmatch(DNS_NAME, host)
         else "use a URL such as https://login.example.no/.well-known/jwks.json",

@@ -121,7 +121,7 @@ OidcWord = Annotated[
         "oidc-word-format",
         r"[^\s,=\"'\\]+",
         "one word",
-        "it is a flag of the API server, and must be as in the tokens",
+        "it becomes a flag of the API server, and must be written as in the tokens",
         "copy it from the page of your identity provider",
         longest=253,
     ),
@@ -211,7 +211,7 @@ class Subjects(Section):
         raise Refused(
             "access-nobody",
             "the entry names nobody",
-            "a role without people has no effect, and a reader would think that it has",
+            "a role without people has no effect, although a reader would think it does",
             "add users, groups, oidcUsers or oidcGroups, or remove the entry",
         )
 

@@ -53,8 +53,8 @@ def _check_tokens(sections: Sections) -> Iterator[Problem]:
                         code="access-oidc-name-prefixed",
                         path=(*path, f"[{position}]"),
                         what=f"{name!r} begins with {prefix_key}",
-                        why="nordmesh adds the prefix, so this would be another name than that in "
-                        "the tokens",
+                        why="nordmesh adds the prefix itself, so this would not be the name in the "
+                        "tokens",
                         fix=f"use {name.removeprefix(prefix) or 'the name as in the token'}",
                         about=((*_OIDC, prefix_key),),
                     )
