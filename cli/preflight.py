@@ -21,7 +21,7 @@ def command(stack: Stack = "", as_json: AsJson = False) -> None:
     """Measure the nodes of a stack and compare them with its limits; changes nothing.
 
     Connects to all nodes at once over SSH. Exit status: 0 all nodes passed, 1 a check failed or the
-    stack file is wrong, 3 the nodes could not be measured.
+    stack file is wrong, 3 pulumi failed.
     """
     file = stack_file.read(project(), stack)
     values = {**file.values, **decrypted(stack)}

@@ -89,6 +89,22 @@ def anchors(text: str) -> set[str]:
     return {re.sub(r"[^\w\- ]", "", heading.lower()).replace(" ", "-") for heading in headings}
 
 
+def exit_statuses(name: str) -> dict[str, str]:
+    """The meanings in a document's tables of exit statuses."""
+    text = (PROJECT / name).read_text()
+    tables = re.findall(r"^\| exit status \| meaning \|\n\|---\|---\|\n((?:\|.+\n)+)", text, re.M)
+    return dict(re.findall(r"^\| (\d+) \| (.+) \|$", "".join(tables), re.M))
+
+
+def test_an_exit_status_is_used_as_the_page_of_commands_says() -> None:
+    usual = exit_statuses("docs/commands.md")
+    assert usual.keys() == {"0", "1", "2", "3", "130"}
+    for name in documented.documents():
+        of_page = exit_statuses(name)
+        assert of_page.keys() <= usual.keys(), name
+        assert of_page.get("2", usual["2"]) == usual["2"], name
+
+
 def test_every_document_is_linked_from_the_readme() -> None:
     reached, queue = set(), ["README.md"]
     while queue:
