@@ -78,7 +78,7 @@ def at_gateway(name: str, gateway: Gateway, host: str, services: Mapping[str, Se
     ]
     routes = (
         route
-        for service, path in sorted(paths, key=lambda entry: _specific_first(entry[1]))
+        for service, path in sorted(paths, key=lambda entry: entry[1].specific_first())
         for route in _path_routes(service, services[service], path)
     )
     return {
@@ -109,10 +109,6 @@ def _delegate(name: str, service: Service) -> Manifest:
         "name": split_name(service.kubernetes_name(name)),
         "namespace": service.namespace,
     }
-
-
-def _specific_first(path: PathRoute) -> tuple[int, bool]:
-    return -len(path.base), not path.is_exact
 
 
 def _reached(routes: Iterable[Manifest]) -> Iterator[Manifest]:

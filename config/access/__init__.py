@@ -8,7 +8,7 @@ from pydantic import AfterValidator, BeforeValidator, Field, model_validator
 
 from config.base import Section, Unlimited
 from config.errors import one_of
-from config.scalars.http import normal_path
+from config.scalars.http import encoded, normal_path
 from config.scalars.names import DNS_LABEL, Label, as_label
 from config.scalars.numbers import IS_PORT
 from config.scalars.refused import Refused
@@ -57,7 +57,7 @@ def _method(value: str) -> str:
     )
 
 
-@shaped(text(r"/[^*?#]*\*?"))
+@shaped(text(r"/[^\s*?#{}]*\*?"))
 def _path(value: str) -> str:
     if not value.startswith("/"):
         raise Refused(
@@ -78,6 +78,13 @@ def _path(value: str) -> str:
             if "*" in plain[:-1]
             else f"use {plain}",
         )
+    if re.search(r"\{.*\}", value):
+        raise Refused(
+            "caller-path-template",
+            f"{value!r} has a placeholder",
+            "a path is compared as it is, so no request would match and all would be refused",
+            f"use {value.split('{')[0]}*, which allows all that begin so",
+        )
     return normal_path(value)
 
 
@@ -91,7 +98,7 @@ def _pod_port(value: Any) -> Any:
 def _proposed(value: str) -> str:
     """The path that a value without a slash in front probably means."""
     path = re.sub(r"^[a-z]+://[^/]*", "", value)
-    return posixpath.normpath(f"/{path.lstrip('*/')}")
+    return encoded(posixpath.normpath(f"/{path.lstrip('*/')}"))
 
 
 ServiceReference = Annotated[str, AfterValidator(_reference)]

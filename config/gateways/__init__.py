@@ -174,6 +174,12 @@ class Gateway(Section):
         return f"{name}-acme" if self.tls is not None and self.tls.acme is not None else None
 
     @property
+    def schemes(self) -> list[str]:
+        """The schemes of the URLs at which clients get an answer, maybe after a redirect."""
+        names = {"httpPort": "http", "httpsPort": "https"}
+        return [names[key] for key in self.listens_on]
+
+    @property
     def listens_on(self) -> dict[str, int]:
         """The ports of the ingress gateway that clients use, by their key in the stack file."""
         if self.tls is None:

@@ -59,6 +59,25 @@ def _check_ports(sections: Sections) -> Iterator[Problem]:
                 )
 
 
+def _check_protocols(sections: Sections) -> Iterator[Problem]:
+    """The problems of ports that one gateway uses for plain HTTP and another one for TLS."""
+    taken: dict[tuple[str, str, int], tuple[str, str]] = {}
+    for name, gateway in sections.mesh.gateways.items() if sections.mesh is not None else ():
+        for key, number in gateway.listens_on.items():
+            port = (gateway.namespace, gateway.ingress_gateway, number)
+            owner, use = taken.setdefault(port, (name, key))
+            if use != key:
+                yield Problem(
+                    code="gateway-port-protocol",
+                    path=("mesh", "gateways", name, key),
+                    what=f"{number} is the {use} of {owner}, at the same ingress gateway",
+                    why="a port speaks plain HTTP or TLS; Istio would ignore the hosts of one of "
+                    "the two gateways",
+                    fix=f"use another port of {gateway.ingress_gateway}",
+                    about=(("mesh", "gateways", owner, use), ("mesh", "gateways", owner, "tls")),
+                )
+
+
 def _check_namespaces(sections: Sections) -> Iterator[Problem]:
     mesh = sections.mesh
     for name, gateway in mesh.gateways.items() if mesh else ():
@@ -193,6 +212,7 @@ def _example(gateway: Gateway) -> str:
 CHECKS = (
     _check_installed,
     _check_ports,
+    _check_protocols,
     _check_namespaces,
     _check_hosts_once,
     _check_challenges,

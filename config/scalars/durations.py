@@ -12,6 +12,7 @@ from config.scalars.shapes import text as text_of
 
 _PART = r"(\d+(?:\.\d+)?)(ms|s|m|h)"
 _SECONDS = {"ms": Decimal("0.001"), "s": Decimal(1), "m": Decimal(60), "h": Decimal(3600)}
+_NAMES = {"ms": "millisecond", "s": "second"}
 
 
 def seconds(duration: str) -> Decimal:
@@ -23,16 +24,22 @@ def seconds(duration: str) -> Decimal:
 
 
 def duration(
-    code: str, least: str, most: str | None, why: str, example: str, *, whole: bool = False
+    code: str,
+    least: str,
+    most: str | None,
+    why: str,
+    example: str,
+    *,
+    unit: str | None = None,
 ) -> BeforeValidator:
     """Accept durations from least to most (None: any). why: the reason for these bounds.
 
-    whole: whether fractions of a millisecond are refused.
+    unit: the unit whose fractions are refused.
     """
     span = f"{least} to {most}" if most else f"{least} or more"
 
     def fits(length: Decimal) -> bool:
-        is_whole = not whole or length * 1000 % 1 == 0
+        is_whole = unit is None or length % _SECONDS[unit] == 0
         return is_whole and length >= seconds(least) and (not most or length <= seconds(most))
 
     def check(value: Any) -> str:
@@ -58,12 +65,13 @@ def duration(
         if length < seconds(least) or (most is not None and length > seconds(most)):
             wrong = f"is outside {span}" if most else f"is shorter than {least}"
             raise Refused(code, f"{text} {wrong}", why, f"use {span}, for example {example}")
-        if whole and length * 1000 % 1:
+        if unit is not None and length % _SECONDS[unit]:
+            name = _NAMES[unit]
             raise Refused(
                 "duration-fraction",
-                f"{text} is not a whole number of milliseconds",
-                "Istio refuses durations with a fraction of a millisecond",
-                f"use {int(length * 1000)}ms",
+                f"{text} is not a whole number of {name}s",
+                f"Istio refuses a fraction of a {name} here",
+                f"use {int(length / _SECONDS[unit])}{unit}",
             )
         return text
 
@@ -79,7 +87,18 @@ Duration = Annotated[
         "8760h",
         "Istio counts in milliseconds and refuses shorter durations; a year limits nothing",
         "500ms",
-        whole=True,
+        unit="ms",
+    ),
+]
+MaxAge = Annotated[
+    str,
+    duration(
+        "max-age-range",
+        "1s",
+        "8760h",
+        "browsers count in seconds, and remember the answer for a day at most",
+        "1h",
+        unit="s",
     ),
 ]
 CookieTtl = Annotated[
@@ -90,7 +109,7 @@ CookieTtl = Annotated[
         "9600h",
         "0s keeps the cookie until the client is closed; browsers keep none for more than 400 days",
         "1h",
-        whole=True,
+        unit="ms",
     ),
 ]
 Window = Annotated[

@@ -5,6 +5,7 @@ import re
 from difflib import get_close_matches
 from http import HTTPStatus
 from typing import Annotated, Any
+from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator
 
@@ -15,6 +16,8 @@ from config.scalars.texts import matching
 
 _FIELD_NAME = r"[A-Za-z0-9!#$%&'*+.^_`|~-]+"  # RFC 9110, 5.6.2
 _COOKIE_VALUE = r"[\x21\x23-\x2b\x2d-\x3a\x3c-\x5b\x5d-\x7e]*"  # RFC 6265, 4.1.1
+_RESERVED = "/%-._~!$&'()*+,;=:@\\"  # RFC 3986, 3.3, and the backslash, which is normalized
+_URL_PATH = rf"([A-Za-z0-9{re.escape(_RESERVED.replace('%', ''))}]|%[0-9A-Fa-f]{{2}})*"
 _HOST = rf"(\*\.)?{DNS_NAME}"
 _HOST_WHY = "clients send the host in their requests: lower-case labels separated by dots"
 # Istio 1.16, pkg/config/validation: supportedRetryOnPolicies.
@@ -79,8 +82,20 @@ def _match_text(value: str) -> str:
     )
 
 
+def encoded(path: str) -> str:
+    """The path as clients send it."""
+    return quote(re.sub("%(?![0-9A-Fa-f]{2})", "%25", path), safe=_RESERVED)
+
+
 def normal_path(value: str) -> str:
     """Refuse a path that no request has once a proxy has normalized it."""
+    if not re.fullmatch(_URL_PATH, value):
+        raise Refused(
+            "path-encoding",
+            f"{value!r} has characters that a URL encodes",
+            "clients send them as % and two hexadecimal digits, so it would never match",
+            f"use {encoded(value)}",
+        )
     if not re.search(r"//|\\|/\.\.?(/|$)|%(2f|5c|2e)", value, re.I):
         return value
     plain = re.sub(r"/+", "/", re.sub(r"%2f|%5c|\\", "/", value, flags=re.I))
@@ -92,8 +107,16 @@ def normal_path(value: str) -> str:
     )
 
 
-@shaped(text(r"/[^\s?#]*"))
+@shaped(text(r"/[^\s?#{}]*"))
 def _path(value: str) -> str:
+    if re.search(r"\{.*\}", value):
+        prefix = value.partition("{")[0].rstrip("/") or "/"
+        raise Refused(
+            "path-template",
+            f"{value!r} has a placeholder",
+            "a path is compared as it is, so no request would match",
+            f"use a prefix of all these paths, for example {prefix}",
+        )
     if re.fullmatch(r"/[^\s?#]*", value):
         return normal_path(value)
     raise Refused(

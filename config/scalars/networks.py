@@ -48,66 +48,66 @@ def _ipv4(value: str) -> str:
     return str(address)
 
 
-@shaped(text(_NETWORK))
-def _network(value: str) -> str:
-    if "/" not in value and re.fullmatch(_IPV4, value):
-        # Not /24 for every address: one that does not end in .0 would have host bits set.
-        length = "24 or the length that fits" if value.endswith(".0") else "32 for it alone"
-        raise Refused(
-            "network-prefix-length",
-            f"{value!r} has no prefix length",
-            "a network is an address and its prefix length",
-            f"use {value}/{length}",
-        )
-    try:
-        network = ipaddress.ip_network(value, strict=False)
-    except ValueError:
-        raise Refused(
-            "network-format",
-            f"{value!r} is not a network",
-            "a network is an IPv4 address and its prefix length, from 0 to 32",
-            "use a network such as 10.244.0.0/16",
-        ) from None
-    if network.version == 6:
-        raise Refused(
-            "network-version",
-            f"{value} is an IPv6 network",
-            "pods, services and container nodes use IPv4",
-            "use an IPv4 network, for example 10.244.0.0/16",
-        )
-    if value.split("/")[0] != str(network.network_address):
-        raise Refused(
-            "network-host-bits",
-            f"{value} has bits set after its prefix of {network.prefixlen} bits",
-            "it could mean an address or a network, and Kubernetes refuses it",
-            f"use {network}",
-        )
-    return str(network)
+def _network(example: str, *, of_hosts: bool = False) -> AfterValidator:
+    """Accept networks. of_hosts: whether machines, pods or services have addresses in it."""
 
-
-def _with_length(value: str) -> str:
-    if "/" in value:
-        return value
-    raise Refused(
-        "network-size-missing",
-        f"{value!r} has no prefix length",
-        "a network is an address and its prefix length, which is how many machines or pods fit in",
-        "use a network such as 10.244.0.0/16",
-    )
-
-
-def _of_hosts(value: str) -> str:
-    network = ipaddress.IPv4Network(value)
-    for reserved in NOT_FOR_HOSTS:
-        if network.overlaps(reserved):
+    def check(value: str) -> str:
+        if "/" not in value and (of_hosts or re.fullmatch(_IPV4, value)):
+            raise _without_length(value, example, of_hosts=of_hosts)
+        try:
+            network = ipaddress.ip_network(value, strict=False)
+        except ValueError:
             raise Refused(
-                "network-not-for-hosts",
-                f"{value} overlaps {reserved}, which is reserved",
-                "machines do not route loopback, link-local and multicast addresses, so nothing in "
-                "this network could be reached",
-                "use a private network, for example 10.244.0.0/16",
+                "network-format",
+                f"{value!r} is not a network",
+                "a network is an IPv4 address and its prefix length, from 0 to 32",
+                f"use a network such as {example}",
+            ) from None
+        if network.version == 6:
+            raise Refused(
+                "network-version",
+                f"{value} is an IPv6 network",
+                "pods, services and container nodes use IPv4",
+                f"use an IPv4 network, for example {example}",
             )
-    return value
+        if value.split("/")[0] != str(network.network_address):
+            raise Refused(
+                "network-host-bits",
+                f"{value} has bits set after its prefix of {network.prefixlen} bits",
+                "it could mean an address or a network, and Kubernetes refuses it",
+                f"use {network}",
+            )
+        for reserved in NOT_FOR_HOSTS if of_hosts else ():
+            if network.overlaps(reserved):
+                raise Refused(
+                    "network-not-for-hosts",
+                    f"{value} overlaps {reserved}, which is reserved",
+                    "machines do not route loopback, link-local and multicast addresses, so "
+                    "nothing in this network could be reached",
+                    f"use a private network, for example {example}",
+                )
+        return str(network)
+
+    return AfterValidator(shaped(text(_NETWORK))(check))
+
+
+def _without_length(value: str, example: str, *, of_hosts: bool) -> Refused:
+    if of_hosts:
+        return Refused(
+            "network-size-missing",
+            f"{value!r} has no prefix length",
+            "a network is an address and its prefix length, which is how many machines or pods "
+            "fit in",
+            f"use a network such as {example}",
+        )
+    # Not /24 for every address: one that does not end in .0 would have host bits set.
+    length = "24 or the length that fits" if value.endswith(".0") else "32 for it alone"
+    return Refused(
+        "network-prefix-length",
+        f"{value!r} has no prefix length",
+        "a network is an address and its prefix length",
+        f"use {value}/{length}",
+    )
 
 
 def _subnet(value: str) -> str:
@@ -145,10 +145,9 @@ def _pod_network(value: str) -> str:
 
 
 Ipv4 = Annotated[str, AfterValidator(_ipv4)]
-Network = Annotated[str, AfterValidator(_network)]
-_HostNetwork = Annotated[
-    str, AfterValidator(_with_length), AfterValidator(_network), AfterValidator(_of_hosts)
+Network = Annotated[str, _network("192.0.2.0/24")]
+Subnet = Annotated[str, _network("10.66.0.0/24", of_hosts=True), AfterValidator(_subnet)]
+ServiceNetwork = Annotated[
+    str, _network("10.96.0.0/12", of_hosts=True), AfterValidator(_service_network)
 ]
-Subnet = Annotated[_HostNetwork, AfterValidator(_subnet)]
-ServiceNetwork = Annotated[_HostNetwork, AfterValidator(_service_network)]
-PodNetwork = Annotated[_HostNetwork, AfterValidator(_pod_network)]
+PodNetwork = Annotated[str, _network("10.244.0.0/16", of_hosts=True), AfterValidator(_pod_network)]

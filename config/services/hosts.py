@@ -64,8 +64,8 @@ def check_hosts(sections: Sections) -> Iterator[Problem]:
                     path=at,
                     what=f"{host} is a name inside the cluster",
                     why="it would take requests away from the Services that have such a name",
-                    fix="use a name that clients outside request, for example shop.example.com, or "
-                    "remove it: the service's own name needs no entry",
+                    fix=f"use a name that clients outside request, for example {name}.example.com, "
+                    "or remove it: the service's own name needs no entry",
                 )
             else:
                 if name not in mesh.by_path:  # by path, each host has its own object

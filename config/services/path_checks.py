@@ -7,6 +7,7 @@ from config.errors import KeyPath, Problem, nearest
 from config.scalars.durations import seconds
 from config.scalars.http import covers
 from config.sections import Sections
+from config.services.paths import PathRoute
 
 
 def _each(sections: Sections) -> Iterator[tuple[str, Service, KeyPath]]:
@@ -125,6 +126,54 @@ def _check_timeouts(sections: Sections) -> Iterator[Problem]:
                 )
 
 
+def _check_redirects(sections: Sections) -> Iterator[Problem]:
+    mesh = sections.mesh
+    for name, service, path in _each(sections):
+        gateway = mesh.gateways.get(service.gateway or "") if mesh is not None else None
+        for index, entry in enumerate(service.paths):
+            redirect = entry.redirect
+            if mesh is None or gateway is None or redirect is None:
+                continue
+            if (
+                redirect.scheme in (None, *gateway.schemes)
+                and _has_host(mesh, name, redirect.host)
+                and _answers(mesh, service, entry, redirect.path)
+            ):
+                yield Problem(
+                    code="redirect-to-itself",
+                    path=(*path, "paths", f"[{index}]", "redirect"),
+                    what=f"the new URL is at {entry} again, which redirects",
+                    why="clients give up after some redirects, and show an error",
+                    fix="set a host, or a path that another entry answers; from plain HTTP to "
+                    "https, the gateway's tls.httpsRedirect redirects",
+                    about=((*path, "hosts"), ("mesh", "gateways", str(service.gateway))),
+                )
+
+
+def _has_host(mesh: Mesh, name: str, host: str | None) -> bool:
+    """Whether requests for a host, None for that of the request, have the routes of a service."""
+    own = mesh.services[name].hosts
+    is_another = any(
+        host in service.hosts for other, service in mesh.services.items() if other != name
+    )
+    return host is None or host in own or (not is_another and any(covers(x, host) for x in own))
+
+
+def _answers(mesh: Mesh, service: Service, entry: PathRoute, path: str | None) -> bool:
+    """Whether requests for a path, None for that of the request, get the answer of an entry."""
+    if path is None:
+        return True
+    hosts = set(service.hosts)
+    entries = [
+        other
+        for neighbour in mesh.services.values()
+        if neighbour.gateway == service.gateway and hosts & set(neighbour.hosts)
+        for other in neighbour.own_paths
+        if other.includes(path)
+    ]
+    return bool(entries) and min(entries, key=PathRoute.specific_first) is entry
+
+
 def warnings(mesh: Mesh) -> Iterator[str]:
     """One line for each path of a wildcard that another service's host hides."""
     for name, service in mesh.services.items():
@@ -146,4 +195,11 @@ def warnings(mesh: Mesh) -> Iterator[str]:
                     )
 
 
-CHECKS = (_check_gateway, _check_ports, _check_once, _check_testers, _check_timeouts)
+CHECKS = (
+    _check_gateway,
+    _check_ports,
+    _check_once,
+    _check_testers,
+    _check_timeouts,
+    _check_redirects,
+)

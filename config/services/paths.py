@@ -6,7 +6,7 @@ from typing import Annotated, Literal
 from pydantic import AfterValidator, Field, model_validator
 
 from config.base import Section
-from config.scalars.durations import Duration
+from config.scalars.durations import Duration, MaxAge
 from config.scalars.http import HeaderName, Host, Path
 from config.scalars.names import DNS_NAME, Label
 from config.scalars.refused import Refused
@@ -16,6 +16,9 @@ from config.services.routes import Retries
 Scheme = Literal["http", "https"]
 RedirectStatus = Literal[301, 302, 303, 307, 308]
 CorsMethod = Literal["CONNECT", "DELETE", "GET", "HEAD", "OPTIONS", "PATCH", "POST", "PUT", "TRACE"]
+
+_ORIGIN = rf"[a-z][a-z0-9+.-]*://(\*\.)?{DNS_NAME}(:\d+)?"
+_DEFAULT_PORT = r"^(http://[^:]*(?=:80$)|https://[^:]*(?=:443$)):\d+$"
 
 
 def _no_wildcard(value: str) -> str:
@@ -30,14 +33,19 @@ def _no_wildcard(value: str) -> str:
 
 
 def _origin(value: str) -> str:
-    if value == "*" or re.fullmatch(rf"[a-z][a-z0-9+.-]*://(\*\.)?{DNS_NAME}(:\d+)?", value):
+    if value == "*" or (re.fullmatch(_ORIGIN, value) and not re.search(_DEFAULT_PORT, value)):
         return value
-    host = value.split("://")[-1].split("/")[0]
+    before, _, after = f"https://{value}".lower().rpartition("://")
+    scheme, host = before.rpartition("/")[2], after.split("/")[0]
+    plain = re.sub(_DEFAULT_PORT, r"\1", f"{scheme}://{host}")
     raise Refused(
         "cors-origin-format",
         f"{value!r} is not an origin",
-        "a browser sends the scheme and host of the page that makes the request, without a path",
-        f"use https://{host}" if re.fullmatch(DNS_NAME, host) else "use https://shop.example.com",
+        "a browser sends the scheme and host of the page that makes the request, in lower case, "
+        "without a path, and with a port only if it is not that of the scheme",
+        f"use {plain}"
+        if "." in host and re.fullmatch(_ORIGIN, plain)
+        else "use an origin such as https://shop.example.com",
     )
 
 
@@ -116,7 +124,7 @@ class Cors(Section):
     expose_headers: list[HeaderName] = Field(
         default=[], description="the response headers that they may read"
     )
-    max_age: Duration | None = Field(
+    max_age: MaxAge | None = Field(
         default=None, description="how long a browser remembers the answer to its preflight request"
     )
     credentials: bool = Field(
@@ -203,6 +211,14 @@ class PathRoute(Section):
     def base(self) -> str:
         """The exact path, or the prefix without a slash at its end; empty for all paths."""
         return self.exact if self.exact is not None else str(self.prefix).rstrip("/")
+
+    def includes(self, path: str) -> bool:
+        """Whether a path, without a query, is the entry's."""
+        return path == self.base or (not self.is_exact and path.startswith(f"{self.base}/"))
+
+    def specific_first(self) -> tuple[int, bool]:
+        """The entry's place among those of a host."""
+        return -len(self.base), not self.is_exact
 
     def __str__(self) -> str:
         """The entry in an error."""

@@ -64,7 +64,7 @@ def _edits(values: Values, problem: Problem) -> Iterator[tuple[KeyPath, Any]]:
     fix, path = problem.fix.split("\n")[0], problem.path
     key = re.escape(path[-1]) if path else ""
     present = value_at(values, path)
-    is_name = problem.code == "key-unknown" or (
+    is_name = problem.code.endswith("key-unknown") or (
         (repr(path[-1]) in problem.what or problem.what.startswith(f"{path[-1]} "))
         and repr(present) not in problem.what
     )

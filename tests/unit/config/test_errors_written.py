@@ -5,13 +5,17 @@ from typing import Any
 
 import pytest
 
+from tests.support.remedies import followed
 from tests.unit.config.test_errors import GONE, Load, Values, edited, refusal
+from tests.unit.config.test_errors_remedies import problems_of
 from tests.unit.config.test_every_key import STACKS
 
 CHECKOUT = "mesh.services.checkout"
 SEARCH = "mesh.services.search"
 BANK = "mesh.egress.hosts.bank"
 HOSTS = f"{SEARCH}.hosts"
+PATHS = "mesh.services.pages.paths"
+SECOND = "mesh.gateways.second"
 
 Edit = dict[str, object]
 
@@ -22,6 +26,19 @@ def bought(edit: Edit) -> Values:
 
 def matched(regex: str) -> Edit:
     return {f"{SEARCH}.testers": [{"header": {"name": "x", "regex": regex}, "subset": "v1"}]}
+
+
+def called_at(path: str) -> Edit:
+    """A path that a caller of checkout may request."""
+    return {f"{CHECKOUT}.callers": [{"gateway": "istio-ingressgateway", "paths": [path]}]}
+
+
+def shared(*origins: str, **more: object) -> Edit:
+    return {PATHS: [{"prefix": "/api", "cors": {"origins": [*origins], **more}}]}
+
+
+def redirected(redirect: Edit, *others: Edit, prefix: str = "/api") -> Edit:
+    return {PATHS: [{"prefix": prefix, "redirect": redirect}, *others]}
 
 
 REFUSED: list[tuple[Any, str, str]] = [
@@ -130,6 +147,68 @@ REFUSED: list[tuple[Any, str, str]] = [
         (matched(regex), f"{SEARCH}.testers[0].header.regex", "regex-not-re2")
         for regex in (r"ab\Z", "(?#c)ab", "a{1,2000}", "(?x)a b", r"\u0041b", "(?>ab)c", "a{,3}b")
     ),
+    *(
+        (matched(regex), f"{SEARCH}.testers[0].header.regex", "regex-not-re2")
+        for regex in (
+            "(a{1000}){1000}",
+            "((a{100}){100}){100}",
+            "(?:b{30}|a{3})x{9}(?i:c{500}){3}",
+            "((a{2}){3}b{900}){2}",
+            "(a{2,}){501}",
+            "(?P<é>x)",
+            "[[:foo:]]",
+        )
+    ),
+    (matched("[[:alpha:]]*"), f"{SEARCH}.testers[0].header.regex", "regex-matches-empty"),
+    (
+        {f"{SEARCH}.testers": [{"uri": {"regex": "/[[:alpha:]]*"}, "subset": "v1"}]},
+        f"{SEARCH}.testers[0].uri.regex",
+        "path-regex-all",
+    ),
+    (
+        shared("https://a.example.com", maxAge="1.5s"),
+        f"{PATHS}[0].cors.maxAge",
+        "duration-fraction",
+    ),
+    (shared("https://a.example.com", maxAge="500ms"), f"{PATHS}[0].cors.maxAge", "max-age-range"),
+    # --- what no client sends
+    (called_at("/users/{id}"), f"{CHECKOUT}.callers[0].paths[0]", "caller-path-template"),
+    (called_at("/blåbær"), f"{CHECKOUT}.callers[0].paths[0]", "path-encoding"),
+    (called_at("/two words"), f"{CHECKOUT}.callers[0].paths[0]", "path-encoding"),
+    (called_at("/100%"), f"{CHECKOUT}.callers[0].paths[0]", "path-encoding"),
+    ({PATHS: [{"prefix": "/users/{id}"}]}, f"{PATHS}[0].prefix", "path-template"),
+    ({PATHS: [{"exact": "/blåbær"}]}, f"{PATHS}[0].exact", "path-encoding"),
+    *(
+        (shared(origin), f"{PATHS}[0].cors.origins[0]", "cors-origin-format")
+        for origin in (
+            "https://A.example.com",
+            "https://a.example.com:443",
+            "http://a.example.com:80",
+            "a.example.com",
+            "null",
+        )
+    ),
+    # --- redirects for ever, and hosts that no port serves
+    *(
+        (redirected(redirect), f"{PATHS}[0].redirect", "redirect-to-itself")
+        for redirect in (
+            {"path": "/api"},
+            {"path": "/api/v2"},
+            {"host": "pages.example.com"},
+            {"scheme": "https"},
+            {"scheme": "http"},
+        )
+    ),
+    (
+        redirected({"path": "/app"}, {"prefix": "/app/x"}, prefix="/"),
+        f"{PATHS}[0].redirect",
+        "redirect-to-itself",
+    ),
+    (
+        {SECOND: {"hosts": ["a.example.org"], "httpPort": 443}},
+        f"{SECOND}.httpPort",
+        "gateway-port-protocol",
+    ),
     # --- mirrors
     (
         {f"{CHECKOUT}.canary.weight": 100, f"{CHECKOUT}.canary.steps": []},
@@ -229,6 +308,19 @@ def test_a_mistake_is_refused(load: Load, edit: Edit, path: str, code: str) -> N
     assert [(problem.key, problem.code) for problem in problems] == [(f"nordmesh:{path}", code)]
 
 
+@pytest.mark.parametrize("edit", [edit for edit, _, _ in REFUSED], ids=lambda edit: str(edit)[:80])
+def test_what_an_error_proposes_is_accepted(load: Load, edit: Edit) -> None:
+    values = bought(edit)
+    for problem in refusal(load, values).problems:
+        for corrected in followed(values, problem):
+            left = [
+                other
+                for other in problems_of(load, corrected)
+                if other.path[: len(problem.path)] == problem.path
+            ]
+            assert left == [], f"{problem.fix}\n{left[0]}"
+
+
 ACCEPTED: list[Any] = [
     {"mesh.namespaces.backend": None},
     {f"{CHECKOUT}.mirror": {"subset": "v2"}},
@@ -256,6 +348,25 @@ ACCEPTED: list[Any] = [
         matched(regex)
         for regex in (r"a\.b\d+[\w-]", "(?i)ab", "(?P<name>a)b", "a{2,1000}?", "[]a]b")
     ),
+    *(
+        matched(regex)
+        for regex in (
+            "(a{10}){100}",
+            "(?:a{40}|b{3}){25}",
+            r"[(]{1000}\({1000}",
+            "[[:alpha:]][^[:space:][:digit:]_-]*",
+            "((a)){1000}",
+        )
+    ),
+    shared("https://a.example.com", "http://a.example.com:8080", maxAge="1h"),
+    called_at("/a(b)/c%20d*"),
+    redirected({"path": "/new"}),
+    redirected({"host": "new.example.com"}),
+    redirected({"scheme": "https", "path": "/new"}),
+    redirected({"path": "/app"}, {"prefix": "/app"}, prefix="/"),
+    {**redirected({"scheme": "https"}), "mesh.gateways.public.tls": GONE},
+    {SECOND: {"hosts": ["a.example.org"], "httpPort": 8081}},
+    {SECOND: {"hosts": ["a.example.org"], "tls": {"mode": "PASSTHROUGH"}}},
 ]
 
 
