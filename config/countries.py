@@ -4,9 +4,14 @@
 EEA = frozenset((
     "AT", "BE", "BG", "CY", "CZ", "DE", "DK", "EE", "ES", "FI", "FR", "GR", "HR", "HU", "IE",
     "IS", "IT", "LI", "LT", "LU", "LV", "MT", "NL", "NO", "PL", "PT", "RO", "SE", "SI", "SK",
+    "AX", "GF", "GP", "MF", "MQ", "RE", "YT",
 ))
 # fmt: on
-"""The 27 member states of the EU, and Iceland, Liechtenstein and Norway, by ISO 3166."""
+"""The 27 member states of the EU, and Iceland, Liechtenstein and Norway, by ISO 3166.
+
+The last line has parts of Finland and France with a code of their own, where the law of the EU
+applies (TFEU, art. 355). Svalbard (SJ) is not in the EEA.
+"""
 
 _CODES = """
 AD AE AF AG AI AL AM AO AQ AR AS AT AU AW AX AZ BA BB BD BE BF BG BH BI BJ BL BM BN BO BQ BR

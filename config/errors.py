@@ -14,7 +14,7 @@ from pulumi import RunError
 
 NAMESPACE = "nordmesh"
 
-_LOGIN_IN_URL = re.compile(r"""(://)[^\s/'"@]+@|\b[^\s/'"@:]+:[^\s/'"@]+@""")
+_LOGIN_IN_URL = re.compile(r"""(://)[^\s'"]+@|\b[^\s/'"@:]+:[^\s'"]+@""")
 
 KeyPath = tuple[str, ...]
 """Keys from the namespace down: ("mesh", "services", "checkout"). An element of a list is "[2]"."""

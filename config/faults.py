@@ -27,6 +27,16 @@ from config.proposals import (
 from config.scalars.refused import Refused
 from config.scalars.ssh import HOST_KEY_REMEDY
 
+# What people write for a choice with another name. TLS that a pod ends itself is TCP to its proxy.
+_SYNONYMS = {
+    "https": "tcp",
+    "tls": "tcp",
+    "x86_64": "amd64",
+    "master": "control-plane",
+    "1.2": "TLSV1_2",
+    "1.3": "TLSV1_3",
+}
+
 
 @dataclass(frozen=True, kw_only=True)
 class Step:
@@ -194,7 +204,8 @@ class Fault:
                 return "tag-unknown", f"{tag!r} is not a {name}", fix
             case "literal_error":
                 choices = [str(choice) for choice in get_args(plain(self.below))]
-                guess = nearest(str(value), choices)
+                other = _SYNONYMS.get(str(value).lower())
+                guess = other if other in choices else nearest(str(value), choices)
                 fix = f"use {guess}" if guess else one_of(choices)
                 return "choice-unknown", f"{value!r} is not one of {', '.join(choices)}", fix
             case "bool_parsing" | "bool_type":

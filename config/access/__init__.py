@@ -28,7 +28,7 @@ def _reference(value: str) -> str:
         "service-reference-format",
         f"{value!r} does not name a service",
         "a reference to a service is its name, or its namespace and name",
-        f"use {proposal}",
+        f"use {proposal}" if proposal != "x" else "use a value such as shop/cart",
     )
 
 

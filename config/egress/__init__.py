@@ -10,7 +10,14 @@ from config.base import Section
 from config.countries import COUNTRIES, EEA, NOT_ISO
 from config.istio import EGRESS_GATEWAY
 from config.scalars.durations import Window
-from config.scalars.names import DNS_LABEL, DNS_NAME, SYSTEM_NAMESPACES, Label
+from config.scalars.names import (
+    DNS_LABEL,
+    DNS_NAME,
+    SYSTEM_NAMESPACES,
+    Label,
+    SecretName,
+    as_host,
+)
 from config.scalars.networks import Ipv4
 from config.scalars.numbers import Port
 from config.scalars.refused import Refused
@@ -55,7 +62,9 @@ def _host(value: str) -> str:
         f"{value!r} is not a host name",
         "proxies compare it with the name that a client requests: lower-case labels "
         "separated by dots",
-        "use a name such as api.partner.example",
+        f"use {ascii_host}"
+        if (ascii_host := as_host(value))
+        else "use a name such as api.partner.example",
     )
 
 
@@ -229,7 +238,7 @@ class EgressHost(Section):
         "for a "
         "client that speaks HTTP",
     )
-    ca_secret: Label | None = Field(
+    ca_secret: SecretName | None = Field(
         default=None,
         description="the Secret in istio-system with the CA (key ca.crt) that verifies the host's "
         "certificate, if it is not a public CA",

@@ -5,6 +5,7 @@ from collections.abc import Iterator
 from config import ROOT_NAMESPACE, Gateway, Mesh, ports
 from config.errors import KeyPath, Problem, nearest
 from config.gateways import jwt_checks
+from config.mesh.checks import joining
 from config.scalars.http import covers
 from config.sections import Sections
 
@@ -87,8 +88,8 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
                 path=("mesh", "gateways", name, "namespace"),
                 what=f"the namespace {gateway.namespace} is not in mesh.namespaces",
                 why="the ingress gateway's pods and the Secret that tls names must be in it",
-                fix=f"remove it, which means {ROOT_NAMESPACE}, or add {gateway.namespace} "
-                "to mesh.namespaces",
+                fix=f"remove it, which means {ROOT_NAMESPACE}, or "
+                f"{joining(gateway.namespace, mesh.namespaces)}",
                 about=(("mesh", "namespaces", gateway.namespace),),
             )
 

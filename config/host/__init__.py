@@ -5,7 +5,7 @@ from typing import Annotated
 from pydantic import Field
 
 from config.base import NullAllowed, Section, Unlimited
-from config.scalars.names import HostName
+from config.scalars.names import OtherHost
 from config.scalars.networks import Network
 from config.scalars.quantities import Memory
 
@@ -48,7 +48,7 @@ class Host(Section):
         default=True,
         description="whether systemd-timesyncd sets the clock, if no other service does",
     )
-    time_servers: list[HostName] = Field(
+    time_servers: list[OtherHost] = Field(
         default=[],
         description="the NTP servers; none means the distribution's",
     )

@@ -7,7 +7,7 @@ from pydantic import Field, JsonValue
 
 from config.base import Section
 from config.catalogue import LOCK
-from config.scalars.names import DnsName, HostName, Label
+from config.scalars.names import DnsName, HostName, Label, OtherHost
 from config.scalars.networks import PodNetwork, ServiceNetwork
 from config.scalars.numbers import KeyNumber
 from config.scalars.releases import HttpUrl, ProxyUrl, Version
@@ -71,7 +71,7 @@ class Kubernetes(Section):
     endpoint: DnsName = Field(
         description="the stable name of the API server", examples=["api.prod.example.internal"]
     )
-    public_endpoint: HostName | None = Field(
+    public_endpoint: OtherHost | None = Field(
         default=None,
         description="a DNS name or an IPv4 address that leads to all control planes on port 6443, "
         "for people and this program; by default the address of a control plane that answers",

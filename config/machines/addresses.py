@@ -3,6 +3,7 @@
 import ipaddress
 from collections.abc import Iterator
 from itertools import combinations
+from urllib.parse import urlsplit
 
 from config import Bastion, ExistingNode, ExternalIpsExposure
 from config.errors import KeyPath, Problem
@@ -82,6 +83,36 @@ def _check_endpoint(sections: Sections) -> Iterator[Problem]:
             fix="use another name, for example api.prod.example.internal",
             about=(("machines", "nodes", endpoint),),
         )
+    for path, host in _hosts_of_nodes(sections):
+        if host and host == endpoint:
+            yield Problem(
+                code="endpoint-of-another-host",
+                path=("kubernetes", "endpoint"),
+                what=f"{endpoint} is also the host at {'.'.join(path)}",
+                why="on every node the endpoint means the API server, so nothing else could be "
+                "reached by that name",
+                fix=f"use a name of its own, for example kubernetes.{endpoint}",
+                about=(path,),
+            )
+
+
+def _hosts_of_nodes(sections: Sections) -> Iterator[tuple[KeyPath, str]]:
+    """The hosts that nodes call by name, with the keys that name them."""
+    artifacts, host, access = sections.artifacts, sections.host, sections.access
+    if artifacts is not None:
+        proxy = artifacts.proxy.url if artifacts.proxy is not None else None
+        for path, url in (
+            (("mirror",), artifacts.mirror),
+            (("registry",), artifacts.registry),
+            (("proxy", "url"), proxy),
+        ):
+            yield ("artifacts", *path), urlsplit(url or "").hostname or ""
+    if sections.backup is not None and sections.backup.s3 is not None:
+        yield ("backup", "s3", "host"), sections.backup.s3.host
+    for server in host.time_servers if host is not None else ():
+        yield ("host", "timeServers"), server
+    if access is not None and access.oidc is not None:
+        yield ("access", "oidc", "issuerUrl"), access.oidc.host
 
 
 def _check_pod_network_size(sections: Sections) -> Iterator[Problem]:

@@ -1,10 +1,11 @@
 """Checks of the mesh's namespaces, and of what the demo needs of the mesh."""
 
-from collections.abc import Iterator
+import re
+from collections.abc import Collection, Iterator
 
 from config import DEMO_NAMESPACE, DEMO_SERVICE, OUTSIDE_NAMESPACE, Mesh, Service
-from config.errors import KeyPath, Problem, nearest
-from config.scalars.names import DEFAULT_NAMESPACE, SYSTEM_NAMESPACES
+from config.errors import KeyPath, Problem, nearest, one_of
+from config.scalars.names import DEFAULT_NAMESPACE, DNS_LABEL, SYSTEM_NAMESPACES
 from config.sections import Sections
 
 
@@ -31,7 +32,7 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
                 why="a reason for something that is not done misleads reviewers",
                 fix="remove useDefault",
             )
-        elif name != DEFAULT_NAMESPACE and (name in SYSTEM_NAMESPACES or name.startswith("kube-")):
+        elif _is_system(name):
             yield Problem(
                 code="namespace-system",
                 path=path,
@@ -49,6 +50,23 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
                 fix="set injection: true, or remove mtls",
                 about=((*path, "injection"),),
             )
+
+
+def _is_system(namespace: str) -> bool:
+    is_named = namespace in SYSTEM_NAMESPACES or namespace.startswith("kube-")
+    return is_named and namespace != DEFAULT_NAMESPACE
+
+
+def joining(namespace: str, others: Collection[str], keys: str = "") -> str:
+    """The fix of a namespace that is not in the mesh.
+
+    others: those that may be used instead. keys: what the namespace needs in the mesh.
+    """
+    if _is_system(namespace) or not re.fullmatch(DNS_LABEL, namespace):
+        return one_of(others) if others else "use a namespace of your applications"
+    if namespace == DEFAULT_NAMESPACE:
+        return "use a namespace of your own, or add default with useDefault to mesh.namespaces"
+    return f"add {namespace}{keys} to mesh.namespaces"
 
 
 def _check_pod_security(sections: Sections) -> Iterator[Problem]:
@@ -191,14 +209,15 @@ def check_injected(
     namespaces = mesh.namespaces if mesh is not None else {}
     declared = ("mesh", "namespaces", namespace)
     if namespace not in namespaces:
-        guess = nearest(namespace, namespaces)
+        others = [name for name, settings in namespaces.items() if settings.injection]
+        guess = nearest(namespace, others)
         yield Problem(
             code="namespace-not-in-mesh",
             path=path,
             what=f"the namespace {namespace} is not in mesh.namespaces",
             why=unknown,
             fix=(f"use {written.format(guess)}, or " if guess else "")
-            + f"add {namespace}: {{injection: true}} to mesh.namespaces",
+            + joining(namespace, others, ": {injection: true}"),
             about=(declared,),
         )
     elif not namespaces[namespace].injection:

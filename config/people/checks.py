@@ -4,6 +4,7 @@ from collections.abc import Iterator
 
 from config import Access, StackConfig
 from config.errors import KeyPath, Problem, nearest
+from config.mesh.checks import joining
 from config.people import Entry
 from config.sections import Sections
 
@@ -30,7 +31,7 @@ def _check_namespaces(sections: Sections) -> Iterator[Problem]:
                 what=f"the namespace {name} is not in mesh.namespaces",
                 why="nordmesh gives roles only in namespaces that it makes; in a system namespace "
                 "such a role leads to administrator rights",
-                fix=(f"use {guess}, or " if guess else "") + f"add {name} to mesh.namespaces",
+                fix=(f"use {guess}, or " if guess else "") + joining(name, known),
                 about=(("mesh", "namespaces", name),),
             )
 

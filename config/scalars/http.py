@@ -9,7 +9,7 @@ from urllib.parse import quote
 
 from pydantic import AfterValidator, BeforeValidator
 
-from config.scalars.names import DNS_NAME
+from config.scalars.names import DNS_NAME, as_host
 from config.scalars.refused import Refused
 from config.scalars.shapes import shaped, text
 from config.scalars.texts import matching
@@ -141,7 +141,7 @@ def _path_prefix(value: str) -> str:
 
 @shaped(text(rf"(?![0-9.]+$){_HOST}", maxLength=253))
 def _host(value: str) -> str:
-    if re.fullmatch(r"[0-9.]+", value) or value.count(":") > 1:
+    if re.fullmatch(r"[0-9.]+", value) or ("/" not in value and value.count(":") > 1):
         raise Refused(
             "http-host-address",
             f"{value} is an address, not a host name",
@@ -155,9 +155,7 @@ def _host(value: str) -> str:
         "http-host-format",
         f"{value!r} is not a host name",
         f"{_HOST_WHY}, without scheme, port or path",
-        f"use {name}"
-        if re.fullmatch(_HOST, name) and not re.fullmatch(r"[0-9.]+", name)
-        else "use a name such as shop.example.com",
+        f"use {host}" if (host := as_host(name)) else "use a name such as shop.example.com",
     )
 
 
@@ -194,7 +192,7 @@ def _retry_on(value: Any) -> Any:
     conditions = [part.strip() for part in value.split(",")]
     for condition in conditions:
         if condition not in (*_RETRY_ON, *_RETRY_STATUSES):
-            close = get_close_matches(condition, _RETRY_ON, n=1)
+            close = get_close_matches(condition.lower(), _RETRY_ON, n=1)
             raise Refused(
                 "retry-condition-unknown",
                 f"{condition!r} is not a retry condition",

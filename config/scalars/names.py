@@ -2,6 +2,7 @@
 
 import ipaddress
 import re
+import unicodedata
 from typing import Annotated
 
 from pydantic import AfterValidator
@@ -26,13 +27,33 @@ SYSTEM_NAMESPACES = (
 DNS_LABEL = r"[a-z0-9]([-a-z0-9]{0,61}[a-z0-9])?"
 DNS_NAME = rf"{DNS_LABEL}(\.{DNS_LABEL})*"  # and at most 253 characters
 LABEL_KEY = r"([a-z0-9]([-a-z0-9.]{0,251}[a-z0-9])?/)?[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
+_LETTERS = str.maketrans({"å": "a", "æ": "ae", "ø": "o", "ð": "d", "þ": "th", "ß": "ss"})
 LABEL_VALUE = r"[A-Za-z0-9]([-A-Za-z0-9_.]{0,61}[A-Za-z0-9])?"
 
 
 def as_label(value: str) -> str:
     """The nearest DNS label to a name, as a suggestion; `x` if nothing is left of it."""
-    label = re.sub(r"[^a-z0-9]+", "-", value.lower())[:63].strip("-")
+    plain = unicodedata.normalize("NFKD", value.lower().translate(_LETTERS))
+    plain = "".join(letter for letter in plain if not unicodedata.combining(letter))
+    label = re.sub(r"[^a-z0-9]+", "-", plain)[:63].strip("-")
     return label or "x"
+
+
+def use_label(value: str) -> str:
+    """The fix of a name that is no DNS label."""
+    label = as_label(value)
+    return f"use {label}" if label != "x" else "use a name of lower-case letters, for example shop"
+
+
+def as_host(value: str) -> str | None:
+    """The nearest DNS name to a host, as a suggestion: in ASCII, as clients ask for it."""
+    wildcard, bare = ("*.", value[2:]) if value.startswith("*.") else ("", value)
+    try:
+        name = bare.strip().rstrip(".").lower().encode("idna").decode()
+    except UnicodeError:
+        return None
+    is_host = re.fullmatch(DNS_NAME, name) and not re.fullmatch(r"[0-9.]+", name)
+    return f"{wildcard}{name}" if is_host else None
 
 
 @shaped(text(DNS_LABEL))
@@ -44,7 +65,7 @@ def _label(value: str) -> str:
         f"{value!r} is not a DNS label",
         "the name becomes part of a host name or a Kubernetes name: at most 63 lower-case "
         "letters, digits and hyphens, and no hyphen at either end",
-        f"use {as_label(value)}",
+        use_label(value),
     )
 
 
@@ -76,7 +97,7 @@ def _node_name(value: str) -> str:
         f"{value!r} cannot be the name of a node",
         "Kubernetes accepts lower-case letters, digits, hyphens and dots, and at most 63 "
         "characters, because the name is also a label",
-        f"use {as_label(value)}",
+        use_label(value),
     )
 
 
@@ -138,7 +159,9 @@ def _dns_name(value: str) -> str:
         "dns-name-format",
         f"{value!r} is not a DNS name",
         "the nodes and the API server's certificate need lower-case labels separated by dots",
-        "use a name such as api.prod.example.internal",
+        f"use {name}"
+        if (name := as_host(value))
+        else "use a name such as api.prod.example.internal",
     )
 
 
@@ -151,7 +174,20 @@ def _host_name(value: str) -> str:
         "host-name-format",
         f"{value!r} is neither a DNS name nor an IPv4 address",
         "a scheme, a port or a path would be read as part of the host's name",
-        "use a value such as ntp.example.internal or 192.0.2.123",
+        f"use {name}"
+        if (name := as_host(value))
+        else "use a value such as ntp.example.internal or 192.0.2.123",
+    )
+
+
+def _other_host(value: str) -> str:
+    if value.split(".")[-1] != "localhost" and not value.startswith("127."):
+        return value
+    raise Refused(
+        "host-name-loopback",
+        f"{value} is the machine itself",
+        "each machine that looks for the host would find itself",
+        "use the host's name or address, for example ntp.example.internal",
     )
 
 
@@ -194,7 +230,10 @@ def _secret_name(value: str) -> str:
         f"{value!r} is not the name of a Secret",
         "a name consists of lower-case letters, digits, hyphens and dots; it has no "
         "namespace, since the Secret must be in the namespace of the gateway's pods",
-        "use a name such as shop-tls",
+        f"use {name}"
+        if value.count("/") == 1
+        and re.fullmatch(r"[a-z]([-a-z0-9]*[a-z0-9])?", name := value.partition("/")[2])
+        else "use a name such as shop-tls",
     )
 
 
@@ -230,3 +269,4 @@ UserName = Annotated[
 SecretName = Annotated[str, AfterValidator(_secret_name)]
 LabelKey = Annotated[str, AfterValidator(_label_key)]
 HostName = Annotated[str, AfterValidator(_host_name)]
+OtherHost = Annotated[HostName, AfterValidator(_other_host)]

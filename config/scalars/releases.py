@@ -9,10 +9,12 @@ from config.scalars.refused import Refused
 from config.scalars.shapes import shaped, text
 from config.scalars.texts import matching
 
+_URL = r"https?://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)(:\d+)?(/[^\s@?#]*)?"
 
-@shaped(text(r"https?://[^\s/@?#]+(/[^\s?#]*)?"))
+
+@shaped(text(_URL))
 def _http_url(value: str) -> str:
-    if re.fullmatch(r"https?://[^\s/@?#]+(/[^\s?#]*)?", value):
+    if (url := re.fullmatch(_URL, value)) and 0 < int((url[2] or ":80")[1:]) < 2**16:
         return value.rstrip("/")
     if "@" in value:
         raise Refused(
@@ -23,13 +25,14 @@ def _http_url(value: str) -> str:
         )
     raise Refused(
         "http-url-format",
-        f"{value!r} is not an http or https URL",
-        "nodes download from it; it needs a scheme and a host, and may have a port and a path",
+        f"{value!r} is not an http or https URL of a host",
+        "nodes download from it; it needs a scheme and a host of ASCII letters, and may have a "
+        "port and a path",
         "use a URL such as http://10.66.0.1:8080",
     )
 
 
-@shaped(text(r"https?://[^\s/@?#]+(/[^\s?#]*)?"))
+@shaped(text(_URL))
 def _proxy_url(value: str) -> str:
     if "@" not in value:
         return _http_url(value)

@@ -4,7 +4,7 @@ from collections.abc import Iterator
 
 from config import ROOT_NAMESPACE, Mesh, Service, ports
 from config.errors import KeyPath, Problem, nearest
-from config.mesh.checks import check_injected
+from config.mesh.checks import check_injected, joining
 from config.scalars.durations import seconds
 from config.scalars.names import subset_name
 from config.sections import Sections
@@ -340,7 +340,7 @@ def _check_export(sections: Sections) -> Iterator[Problem]:
                     what=f"{target} is not in mesh.namespaces",
                     why="callers in that namespace have no sidecars to apply the routes",
                     fix=(f"use {guess}, or " if guess else "")
-                    + f"use . (its own namespace) or * (all), or add {target} to mesh.namespaces",
+                    + f"use . (its own namespace) or * (all), or {joining(target, namespaces)}",
                     about=(("mesh", "namespaces"), ("mesh", "namespaces", target)),
                 )
         if "*" in service.export_to and len(service.export_to) > 1:

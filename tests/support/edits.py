@@ -200,6 +200,7 @@ SAMPLES: Mapping[str, tuple[str, Mapping[str, object]]] = {
     ),
     "host.firewall.enabled": ("guests", {"host": {"firewall": {"enabled": False}}}),
     "host.timeSync": ("bought", {"host.timeSync": False, "host.timeServers": REMOVED}),
+    "artifacts.proxy.url": ("bought", {"artifacts.proxy.url": "http://192.0.2.82:3128"}),
     "artifacts.lock": ("bought", {"artifacts.lock": _OTHER_LOCK}),
     "kubernetes.version": ("bought", {"kubernetes.version": "1.23.16"}),
     "kubernetes.podCidr": ("bought", {"kubernetes.podCidr": "10.32.0.0/16"}),

@@ -39,6 +39,7 @@ _reasons = just("made up by a test, for a test")
 _SCALARS: Scalars = {
     **SCALARS,
     names.Label: _names,
+    names.SecretName: _names,
     numbers.PodCount: whole(0, 40),
     numbers.Concurrency: whole(0, 4),
     quantities.Cpu: pick("500m", "600m", "1"),

@@ -1,5 +1,7 @@
 """Mistakes from stack files that people wrote, each in a file that is otherwise good."""
 
+import re
+from collections.abc import Mapping
 from copy import deepcopy
 from typing import Any
 
@@ -37,7 +39,7 @@ def shared(*origins: str, **more: object) -> Edit:
     return {PATHS: [{"prefix": "/api", "cors": {"origins": [*origins], **more}}]}
 
 
-def redirected(redirect: Edit, *others: Edit, prefix: str = "/api") -> Edit:
+def redirected(redirect: Mapping[str, object], *others: Edit, prefix: str = "/api") -> Edit:
     return {PATHS: [{"prefix": prefix, "redirect": redirect}, *others]}
 
 
@@ -240,6 +242,39 @@ REFUSED: list[tuple[Any, str, str]] = [
     ({"kubernetes.endpoint": "kubernetes.default.svc"}, "kubernetes.endpoint", "endpoint-inside"),
     ({"kubernetes.endpoint": "a.svc.cluster.local"}, "kubernetes.endpoint", "endpoint-inside"),
     ({"kubernetes.endpoint": "cp-1"}, "kubernetes.endpoint", "endpoint-node-name"),
+    *(
+        ({"kubernetes.endpoint": host}, "kubernetes.endpoint", "endpoint-of-another-host")
+        for host in ("s3.example.no", "login.example.no", "ntp.example.internal")
+    ),
+    (
+        {"artifacts.mirror": "http://api.prod.example.internal:8080"},
+        "kubernetes.endpoint",
+        "endpoint-of-another-host",
+    ),
+    ({"kubernetes.publicEndpoint": "localhost"}, "kubernetes.publicEndpoint", "host-name-loopback"),
+    ({"host.timeServers": ["localhost"]}, "host.timeServers[0]", "host-name-loopback"),
+    # --- logins whose password has a slash, and ports that do not exist
+    *(
+        ({f"artifacts.{key}": "http://robot:hun/ter2@host:80"}, f"artifacts.{key}", code)
+        for key, code in (("mirror", "http-url-login"), ("registry", "http-url-login"))
+    ),
+    (
+        {"artifacts.proxy.url": "http://robot:hun/ter2@host:80"},
+        "artifacts.proxy.url",
+        "proxy-login",
+    ),
+    ({"artifacts.mirror": "http://host:99999"}, "artifacts.mirror", "http-url-format"),
+    ({"artifacts.mirror": "https://blåbær.no"}, "artifacts.mirror", "http-url-format"),
+    # --- namespaces that cannot join, or are not there
+    *(
+        ({f"{BANK}.namespaces": [name]}, f"{BANK}.namespaces[0]", "namespace-not-in-mesh")
+        for name in ("kube-system", "kube-public", "agent")  # agents has no sidecars
+    ),
+    (
+        {"access.roles.viewer": [{"users": ["kari"], "namespaces": ["kube-system"]}]},
+        "access.roles.viewer[0].namespaces[0]",
+        "access-namespace-unknown",
+    ),
     (
         {
             "machines.nodes.worker-1.bastion.address": "10.244.3.4",
@@ -334,6 +369,11 @@ ACCEPTED: list[Any] = [
     {HOSTS: ["partner.shop"]},
     {f"{BANK}.host": "partner.shop"},
     {f"{BANK}.country": "SE"},
+    {f"{BANK}.country": "AX"},  # Åland
+    {f"{BANK}.caSecret": "bank.ca"},
+    {"artifacts.mirror": "http://[fd00::1]:8080/path/"},
+    {"artifacts.proxy.direct": ["localhost", "example.internal"]},
+    {"backup.s3.host": "127.0.0.1"},  # a gateway to other storage on each control plane
     {f"{BANK}.legalBasis": "avtale av 2026"},
     {f"{CHECKOUT}.canary": {"subset": "v2", "weight": 100}, f"{CHECKOUT}.mirror.percent": 0},
     {"istio.pilot": {"limits": {"cpu": "500m", "memory": "2Gi"}}},
@@ -404,6 +444,43 @@ def test_a_misspelt_name_names_the_other(load: Load) -> None:
 def test_a_new_name_is_not_taken_for_another(load: Load, name: str) -> None:
     problems = refusal(load, bought({f"machines.nodes.{name}": {}})).problems
     assert "name-unknown" not in {problem.code for problem in problems}
+
+
+@pytest.mark.parametrize(
+    ("edit", "proposal"),
+    [
+        ({HOSTS: ["blåbær.example.no"]}, "xn--blbr-roah.example.no"),
+        ({HOSTS: ["*.Blåbær.no"]}, "*.xn--blbr-roah.no"),
+        ({HOSTS: ["https://Kjøp.example.no:8080/x"]}, "xn--kjp-1na.example.no"),
+        ({HOSTS: ["a.example.com."]}, "a.example.com"),
+        ({f"{BANK}.host": "API.Bank.example."}, "api.bank.example"),
+        ({"backup.s3.host": "S3.example.no"}, "s3.example.no"),
+        ({"kubernetes.endpoint": "API.example.no"}, "api.example.no"),
+        ({f"{BANK}.caSecret": "istio-system/bank-ca"}, "bank-ca"),
+        ({"mesh.namespaces.Kjøp": {}}, "kjop"),
+        ({f"{SEARCH}.protocol": "https"}, "tcp"),
+        ({"machines.nodes.worker-1.architecture": "x86_64"}, "amd64"),
+        ({"machines.nodes.worker-1.role": "master"}, "control-plane"),
+        ({"mesh.gateways.public.tls.minVersion": "1.2"}, "TLSV1_2"),
+        ({f"{CHECKOUT}.retries.retryOn": "5XX"}, "5xx"),
+        (called_at("two words"), "/two%20words"),
+        (shared("https://A.Example.com/x"), "https://a.example.com"),
+    ],
+    ids=str,
+)
+def test_what_people_write_gets_what_they_mean(load: Load, edit: Edit, proposal: str) -> None:
+    (problem,) = refusal(load, bought(edit)).problems
+    assert problem.fix == f"use {proposal}"
+
+
+@pytest.mark.parametrize("password", ["hun/ter2", "hun@ter2", "hun:ter2"])
+def test_no_password_in_a_url_is_shown(load: Load, password: str) -> None:
+    for key in ("istio.hub", f"{BANK}.host", f"{PATHS}[0].cors.origins"):
+        edit: Edit = {key: f"https://robot:{password}@host.example/x"}
+        if key.startswith(PATHS):
+            edit = shared(str(edit[key]))
+        text = str(refusal(load, bought(edit)))
+        assert not [part for part in re.split("[/@:]", password) if part in text]
 
 
 @pytest.mark.parametrize(
