@@ -1,10 +1,10 @@
 """The keys of the configurations of kubelet and kube-proxy, and the kind of each value.
 
 They are those of Kubernetes 1.23: k8s.io/kubelet/config/v1beta1 and k8s.io/kube-proxy/config/
-v1alpha1. Both refuse other keys when they start.
+v1alpha1. Both ignore other keys: they start, and write one line to their logs.
 """
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 
 Fields = Mapping[str, str]
 """The kind of value by key."""
@@ -59,4 +59,44 @@ KUBE_PROXY = _fields(
         "list": "nodePortAddresses",
     }
 )
+_SIGNALS = [
+    "memory.available",
+    "nodefs.available",
+    "nodefs.inodesFree",
+    "imagefs.available",
+    "imagefs.inodesFree",
+    "pid.available",
+    "allocatableMemory.available",
+]
+NESTED: Mapping[str, Sequence[str]] = {
+    "evictionHard": _SIGNALS,
+    "evictionSoft": _SIGNALS,
+    "evictionSoftGracePeriod": _SIGNALS,
+    "evictionMinimumReclaim": _SIGNALS,
+    "logging": ["format", "flushFrequency", "verbosity", "vmodule", "options", "sanitization"],
+    "memorySwap": ("swapBehavior",),
+    "iptables": ["masqueradeBit", "masqueradeAll", "syncPeriod", "minSyncPeriod"],
+    "ipvs": [
+        "syncPeriod",
+        "minSyncPeriod",
+        "scheduler",
+        "excludeCIDRs",
+        "strictARP",
+        "tcpTimeout",
+        "tcpFinTimeout",
+        "udpTimeout",
+    ],
+    "conntrack": ["maxPerCore", "min", "tcpEstablishedTimeout", "tcpCloseWaitTimeout"],
+}
+"""The keys of mappings that have no others."""
+CHOICES: Mapping[str, Sequence[str]] = {
+    "cpuManagerPolicy": ("none", "static"),
+    "memoryManagerPolicy": ("None", "Static"),
+    "topologyManagerPolicy": ("none", "best-effort", "restricted", "single-numa-node"),
+    "topologyManagerScope": ("container", "pod"),
+    "hairpinMode": ("none", "hairpin-veth", "promiscuous-bridge"),
+    "configMapAndSecretChangeDetectionStrategy": ("Get", "Cache", "Watch"),
+    "tlsMinVersion": ("VersionTLS10", "VersionTLS11", "VersionTLS12", "VersionTLS13"),
+}
+"""The values of texts that have no others."""
 KUBE_PROXY_MODES = ("", "userspace", "iptables", "ipvs")

@@ -1,10 +1,11 @@
 """Settings that kubernetes.kubelet and kubernetes.kubeProxy may not contain."""
 
-from collections.abc import Iterator, Mapping
+import re
+from collections.abc import Iterable, Iterator, Mapping
 
-from config.errors import Problem, kind_of, nearest
+from config.errors import KeyPath, Problem, kind_of, nearest, one_of
 from config.kubelet import RESERVING
-from config.kubernetes.fields import KUBE_PROXY, KUBE_PROXY_MODES, KUBELET
+from config.kubernetes.fields import CHOICES, KUBE_PROXY, KUBE_PROXY_MODES, KUBELET, NESTED
 from config.raw_settings import Rules, forbidden
 from config.sections import Sections
 
@@ -47,6 +48,7 @@ _KUBE_PROXY_OURS: Rules = {
 }
 
 
+_DURATION = r"0|(\d+(\.\d+)?(ns|us|µs|ms|s|m|h))+"
 _KINDS: Mapping[str, tuple[type, ...]] = {
     "boolean": (bool,),
     "whole number": (int,),
@@ -72,14 +74,7 @@ def _check_keys(sections: Sections) -> Iterator[Problem]:
             if name in ours or name in RESERVING:  # config.host checks the reserves
                 continue
             if name not in fields:
-                guess = nearest(name, fields)
-                yield Problem(
-                    code="component-key-unknown",
-                    path=path,
-                    what=f"{key} has no setting {name}",
-                    why="it is refused when the component starts, so nodes would not become ready",
-                    fix=f"use {guess}" if guess else "remove it",
-                )
+                yield _unknown(path, fields)
             elif value is not None and not _is_of(value, fields[name]):
                 yield Problem(
                     code="component-value-kind",
@@ -88,6 +83,8 @@ def _check_keys(sections: Sections) -> Iterator[Problem]:
                     why="it is refused when the component starts, so nodes would not become ready",
                     fix=f"set {name} to a {fields[name]}, or remove it",
                 )
+            else:
+                yield from _check_value(path, value, fields[name])
     mode = kubernetes.kube_proxy.get("mode")
     if isinstance(mode, str) and mode not in KUBE_PROXY_MODES:
         yield Problem(
@@ -96,6 +93,42 @@ def _check_keys(sections: Sections) -> Iterator[Problem]:
             what=f"{mode!r} is not a mode of kube-proxy",
             why="kube-proxy would not start, and no Service would be reachable",
             fix=f"use {nearest(mode, KUBE_PROXY_MODES[1:]) or 'iptables'}",
+        )
+
+
+def _unknown(path: KeyPath, known: Iterable[str]) -> Problem:
+    guess = nearest(path[-1], known)
+    return Problem(
+        code="component-key-unknown",
+        path=path,
+        what=f"{path[-2]} has no setting {path[-1]}",
+        why="the component ignores it when it starts, and everything stays as it was",
+        fix=f"use {guess}" if guess else "remove it",
+    )
+
+
+def _check_value(path: KeyPath, value: object, kind: str) -> Iterator[Problem]:
+    """The problems of a value of the right kind: unknown keys, choices and durations."""
+    name = path[-1]
+    if isinstance(value, dict) and name in NESTED:
+        yield from (_unknown((*path, x), NESTED[name]) for x in value if x not in NESTED[name])
+    why = "kubelet or kube-proxy would not start, so nodes would not become ready"
+    if isinstance(value, str) and value not in CHOICES.get(name, [value]):
+        guess = nearest(value, CHOICES[name])
+        yield Problem(
+            code="component-choice-unknown",
+            path=path,
+            what=f"{value!r} is not one of {', '.join(CHOICES[name])}",
+            why=why,
+            fix=f"use {guess}" if guess else one_of(CHOICES[name]),
+        )
+    if kind == "duration" and not re.fullmatch(_DURATION, str(value or "0")):
+        yield Problem(
+            code="component-duration",
+            path=path,
+            what=f"{value!r} is not a duration",
+            why=why,
+            fix="use a value such as 30s or 1h30m, or remove it",
         )
 
 

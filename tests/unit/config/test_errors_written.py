@@ -305,6 +305,53 @@ REFUSED: list[tuple[Any, str, str]] = [
         "kubernetes.kubeProxy.mode",
         "kube-proxy-mode-unknown",
     ),
+    *(
+        ({f"kubernetes.{key}": value}, f"kubernetes.{path}", code)
+        for key, value, path, code in (
+            (
+                "kubelet",
+                {"evictionHard": {"memory.availble": "5%"}},
+                'kubelet.evictionHard["memory.availble"]',
+                "component-key-unknown",
+            ),
+            (
+                "kubelet",
+                {"logging": {"formt": "json"}},
+                "kubelet.logging.formt",
+                "component-key-unknown",
+            ),
+            (
+                "kubeProxy",
+                {"conntrack": {"maxPerCor": 1}},
+                "kubeProxy.conntrack.maxPerCor",
+                "component-key-unknown",
+            ),
+            (
+                "kubelet",
+                {"cpuManagerPolicy": "Static"},
+                "kubelet.cpuManagerPolicy",
+                "component-choice-unknown",
+            ),
+            (
+                "kubelet",
+                {"tlsMinVersion": "1.2"},
+                "kubelet.tlsMinVersion",
+                "component-choice-unknown",
+            ),
+            (
+                "kubelet",
+                {"shutdownGracePeriod": "5 min"},
+                "kubelet.shutdownGracePeriod",
+                "component-duration",
+            ),
+            (
+                "kubeProxy",
+                {"configSyncPeriod": "30"},
+                "kubeProxy.configSyncPeriod",
+                "component-duration",
+            ),
+        )
+    ),
     # --- settings of Istio
     ({"istio.values": {"pilto": {}}}, "istio.values.pilto", "istio-key-unknown"),
     ({"istio.overlay": {"meshConfg": {}}}, "istio.overlay.meshConfg", "istio-key-unknown"),
