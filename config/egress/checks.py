@@ -7,7 +7,9 @@ from config import ROOT_NAMESPACE, EgressHost
 from config.errors import KeyPath, Problem, nearest
 from config.mesh.checks import check_injected
 from config.observability import MONITORING_NAMESPACE
+from config.scalars.http import covers
 from config.sections import Sections
+from config.services.hosts import cluster_names
 
 _HOSTS = ("mesh", "egress", "hosts")
 
@@ -61,6 +63,23 @@ def _check_gateway(sections: Sections) -> Iterator[Problem]:
                 fix=f"add both to istio.egressGateways.{egress.gateway}.ports, or remove "
                 "ports, which means these two",
                 about=(("istio", "egressGateways", egress.gateway, "ports"),),
+            )
+
+
+def _check_services(sections: Sections) -> Iterator[Problem]:
+    services = sections.mesh.services if sections.mesh is not None else {}
+    names = {name: key for key, x in services.items() for name in cluster_names(key, x)}
+    for name, host in _hosts(sections).items():
+        owner = next((names[x] for x in names if x == host.host or covers(host.host, x)), None)
+        if owner is not None:
+            yield Problem(
+                code="egress-host-of-service",
+                path=(*_HOSTS, name, "host"),
+                what=f"{host.host} is a name of mesh.services.{owner}",
+                why="its requests would leave the mesh, without mTLS, and find nobody",
+                fix="remove the entry; callers of a service in the mesh are set at "
+                f"mesh.services.{owner}.callers",
+                about=(("mesh", "services", owner),),
             )
 
 
@@ -301,6 +320,7 @@ def _hosts(sections: Sections) -> dict[str, EgressHost]:
 CHECKS = (
     _check_outbound_policy,
     _check_gateway,
+    _check_services,
     _check_same_host,
     _check_namespaces,
     _check_transfers,

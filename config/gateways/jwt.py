@@ -9,24 +9,23 @@ from pydantic import AfterValidator, Field, model_validator
 
 from config.access import HttpPath
 from config.base import Section, Unlimited
-from config.scalars.names import DNS_NAME
 from config.scalars.refused import Refused
+from config.scalars.releases import HTTPS_URL, is_url
 from config.scalars.texts import matching
 
 _PRIVATE = ("d", "p", "q", "dp", "dq", "qi", "oth", "k")  # RFC 7518, 6
 
 
 def _jwks_uri(value: str) -> str:
-    parts = urlsplit(value)
-    host = parts.hostname or ""
-    if parts.scheme == "https" and re.fullmatch(DNS_NAME, host) and "@" not in parts.netloc:
+    if is_url(value.partition("?")[0], HTTPS_URL):
         return value
+    better = re.sub(r"^[a-z]+://([^/@]*@)?", "https://", value)
     raise Refused(
         "jwks-uri-format",
         "this is not an https URL of a host",
         "anyone who can change the keys in transit can sign tokens",
-        f"use https://{host}{parts.path}"
-        if re.fullmatch(DNS_NAME, host)
+        f"use {better}"
+        if is_url(better, HTTPS_URL)
         else "use a URL such as https://login.example.no/.well-known/jwks.json",
     )
 

@@ -38,7 +38,8 @@ Collector = Annotated[
     str,
     matching(
         "collector-format",
-        r"[a-z0-9.-]+:\d{1,5}",
+        # at most 65535: Envoy would not start
+        r"[a-z0-9.-]+:([1-9]\d{0,3}|[1-5]\d{4}|6[0-4]\d{3}|65[0-4]\d{2}|655[0-2]\d|6553[0-5])",
         "a host and a port",
         "proxies send traces to it in Zipkin's format",
         "use a value such as zipkin.istio-system:9411",

@@ -103,11 +103,14 @@ def _check_networks(sections: Sections) -> Iterator[Problem]:
         network = hypervisor.network
         subnet = ipaddress.IPv4Network(network.subnet)
         path = ("machines", "hypervisors", name, "network")
-        if network.router is not None and ipaddress.IPv4Address(network.router) not in subnet:
+        router = None if network.router is None else ipaddress.IPv4Address(network.router)
+        if router is not None and (
+            router not in subnet or router in (subnet.network_address, subnet.broadcast_address)
+        ):
             yield Problem(
                 code="guest-router-outside-subnet",
                 path=(*path, "gateway"),
-                what=f"{network.router} is outside {subnet}",
+                what=f"{network.router} is outside {subnet}, or not for a machine",
                 why="guests can reach a router only on their own network",
                 fix=f"use the router's address in {subnet}",
             )

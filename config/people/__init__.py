@@ -10,13 +10,13 @@ from pydantic import AfterValidator, Field, model_validator
 from config.base import Section, Unlimited
 from config.scalars.names import Label
 from config.scalars.refused import Refused
+from config.scalars.releases import HTTPS_URL, is_url
 from config.scalars.shapes import shaped, text
 from config.scalars.texts import matching
 
 OWN_PREFIX = "nordmesh:"
 """How the names begin that only nordmesh puts into certificates, for example of an emergency."""
 
-_ISSUER = r"https://[^\s/@?#]+(/[^\s?#]*)?"
 _PREFIX = r"[A-Za-z0-9][A-Za-z0-9._/-]*:"
 _BLOCK = re.compile(r"-----BEGIN ([A-Z0-9 ]+)-----.*?-----END \1-----", re.DOTALL)
 
@@ -25,9 +25,9 @@ SigningAlgorithm = Literal[
 ]
 
 
-@shaped(text(_ISSUER))
+@shaped(text(HTTPS_URL))
 def _issuer(value: str) -> str:
-    if re.fullmatch(_ISSUER, value):
+    if is_url(value, HTTPS_URL):
         return value
     raise Refused(
         "oidc-issuer-format",

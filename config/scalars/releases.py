@@ -10,11 +10,18 @@ from config.scalars.shapes import shaped, text
 from config.scalars.texts import matching
 
 _URL = r"https?://(\[[0-9A-Fa-f:]+\]|[A-Za-z0-9._-]+)(:\d+)?(/[^\s@?#]*)?"
+HTTPS_URL = _URL.replace("https?", "https")
+
+
+def is_url(value: str, pattern: str = _URL) -> bool:
+    """Whether a text is a URL of a host, without a login and with a port that exists."""
+    url = re.fullmatch(pattern, value)
+    return url is not None and (url[2] is None or 0 < int(url[2][1:]) < 2**16)
 
 
 @shaped(text(_URL))
 def _http_url(value: str) -> str:
-    if (url := re.fullmatch(_URL, value)) and 0 < int((url[2] or ":80")[1:]) < 2**16:
+    if is_url(value):
         return value.rstrip("/")
     if "@" in value:
         raise Refused(

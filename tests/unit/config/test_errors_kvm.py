@@ -208,6 +208,13 @@ TOGETHER = [
         ("outside 192.0.2.0/24",),
     ),
     Wrong(
+        "a router at the broadcast address",
+        {f"{HV1}.network.gateway": "192.0.2.255"},
+        f"{HV1}.network.gateway",
+        "guest-router-outside-subnet",
+        ("192.0.2.255",),
+    ),
+    Wrong(
         "fewer pins than processors",
         {f"{CP}.pinnedCpus": [4, 5]},
         f"{CP}.pinnedCpus",

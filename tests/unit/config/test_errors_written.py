@@ -18,6 +18,7 @@ BANK = "mesh.egress.hosts.bank"
 HOSTS = f"{SEARCH}.hosts"
 PATHS = "mesh.services.pages.paths"
 SECOND = "mesh.gateways.second"
+ISSUER = {"issuer": "https://login.example.no", "audiences": ["shop"]}
 
 Edit = dict[str, object]
 
@@ -265,6 +266,28 @@ REFUSED: list[tuple[Any, str, str]] = [
     ),
     ({"artifacts.mirror": "http://host:99999"}, "artifacts.mirror", "http-url-format"),
     ({"artifacts.mirror": "https://blåbær.no"}, "artifacts.mirror", "http-url-format"),
+    *(
+        ({"access.oidc.issuerUrl": url}, "access.oidc.issuerUrl", "oidc-issuer-format")
+        for url in (
+            "https://robot:hun/ter2@login.example.no",
+            "https://login.example.no:99999",
+            "https://[::1",
+        )
+    ),
+    *(
+        (
+            {"mesh.gateways.public.jwt.issuers": [{**ISSUER, "jwksUri": url}]},
+            "mesh.gateways.public.jwt.issuers[0].jwksUri",
+            "jwks-uri-format",
+        )
+        for url in (
+            "https://robot:hun/ter2@login.example.no/jwks.json",
+            "https://login.example.no:99999/jwks.json",
+            "https://[::1/jwks.json",
+            "http://login.example.no/jwks.json",
+        )
+    ),
+    ({f"{BANK}.host": "cart.shop"}, f"{BANK}.host", "egress-host-of-service"),
     # --- namespaces that cannot join, or are not there
     *(
         ({f"{BANK}.namespaces": [name]}, f"{BANK}.namespaces[0]", "namespace-not-in-mesh")
@@ -353,6 +376,14 @@ REFUSED: list[tuple[Any, str, str]] = [
         )
     ),
     # --- settings of Istio
+    *(
+        (
+            {"istio.tracing.collector": f"zipkin:{port}"},
+            "istio.tracing.collector",
+            "collector-format",
+        )
+        for port in (0, 65536, 99999)
+    ),
     ({"istio.values": {"pilto": {}}}, "istio.values.pilto", "istio-key-unknown"),
     ({"istio.overlay": {"meshConfg": {}}}, "istio.overlay.meshConfg", "istio-key-unknown"),
     (
@@ -418,6 +449,12 @@ ACCEPTED: list[Any] = [
     {f"{BANK}.country": "SE"},
     {f"{BANK}.country": "AX"},  # Åland
     {f"{BANK}.caSecret": "bank.ca"},
+    {
+        "mesh.gateways.public.jwt.issuers": [
+            {**ISSUER, "jwksUri": "https://login.example.no:443/jwks.json?v=1"}
+        ]
+    },
+    {"istio.tracing.collector": "zipkin:65535"},
     {"artifacts.mirror": "http://[fd00::1]:8080/path/"},
     {"artifacts.proxy.direct": ["localhost", "example.internal"]},
     {"backup.s3.host": "127.0.0.1"},  # a gateway to other storage on each control plane
