@@ -61,8 +61,23 @@ class _Loader(yaml.SafeLoader):
 
     def resolve(self, kind: type[yaml.Node], value: Any, implicit: Any) -> str:
         if kind is yaml.ScalarNode:
-            return _TAG + (_tag(value) if implicit[0] else "str")
+            # yaml.v3 also merges below a key in quotes.
+            is_plain = implicit[0] or value == "<<"
+            return _TAG + (_tag(value) if is_plain else "str")
         return _TAG + ("map" if kind is yaml.MappingNode else "seq")
+
+    def scan_to_next_token(self) -> None:
+        """Skip spaces and comments, and tabs where a line has begun, as yaml.v3 does."""
+        super().scan_to_next_token()
+        while (self.flow_level or not self.allow_simple_key) and self.peek() == "\t":
+            self.forward()
+            super().scan_to_next_token()
+
+    def process_directives(self) -> Any:
+        version, tags = super().process_directives()  # type: ignore[no-untyped-call]
+        if self.yaml_version not in (None, (1, 1)):
+            raise yaml.scanner.ScannerError(problem="the engine reads no YAML but %YAML 1.1")
+        return version, tags
 
     def compose_node(self, parent: Any, index: Any) -> yaml.Node | None:
         event: yaml.Event = self.peek_event()  # type: ignore[no-untyped-call]
@@ -178,7 +193,21 @@ def _other(loader: _Loader, node: yaml.Node) -> Any:
 
 
 def _boolean(loader: _Loader, node: yaml.ScalarNode) -> bool:
-    return str(loader.construct_scalar(node)).lower() == "true"
+    text = str(loader.construct_scalar(node))
+    if _WORDS.get(text) != "bool":
+        raise yaml.constructor.ConstructorError(
+            problem=f"{text} in line {node.start_mark.line + 1} is neither true nor false"
+        )
+    return text.lower() == "true"
+
+
+def _text(loader: _Loader, node: yaml.ScalarNode) -> str:
+    text = str(loader.construct_scalar(node))
+    if any("\ud800" <= letter <= "\udfff" for letter in text):
+        raise yaml.constructor.ConstructorError(
+            problem=f"line {node.start_mark.line + 1} has half of a character (\\ud800 to \\udfff)"
+        )
+    return text
 
 
 def _binary(loader: _Loader, node: yaml.ScalarNode) -> str:
@@ -187,10 +216,14 @@ def _binary(loader: _Loader, node: yaml.ScalarNode) -> str:
 
 for _name, _construct in (
     ("bool", _boolean),
+    ("str", _text),
     ("int", _integer),
     ("float", _float),
     ("timestamp", _timestamp),
     ("binary", _binary),
+    ("set", _other),
+    ("omap", _other),
+    ("pairs", _other),
 ):
     _Loader.add_constructor(f"{_TAG}{_name}", _construct)
 _Loader.add_constructor(None, _other)

@@ -2,13 +2,14 @@
 
 import json
 from collections.abc import Callable
+from textwrap import indent
 from typing import Any
 
 import pytest
 
 from config import yaml_reader
 from tests.engine.conftest import PROJECT_NAME, STACK, Project
-from tests.support.yaml_values import VALUES
+from tests.support.yaml_values import MAPPINGS, VALUES
 
 Make = Callable[..., Project]
 
@@ -33,6 +34,15 @@ def test_the_engine_reads_the_values_of_the_table(project: Make) -> None:
     print(f"{len(engine)} values are the same for the engine and for nordmesh")
 
 
+def test_the_engine_reads_the_mappings_of_the_table(project: Make) -> None:
+    sections = [
+        f"  {PROJECT_NAME}:x{number}:\n" + indent(text, "    ")
+        for number, text in enumerate(MAPPINGS)
+    ]
+    engine = read(project(""), f"config:\n{''.join(sections)}")
+    assert list(engine.values()) == list(MAPPINGS.values())
+
+
 def test_a_key_without_a_prefix_is_the_projects(project: Make) -> None:
     settings = read(project(""), "config:\n  a: no\n  b: 1.10\n  c: {d: 22:22}\n")
     assert settings == {
@@ -50,6 +60,9 @@ def test_a_key_without_a_prefix_is_the_projects(project: Make) -> None:
         "config:\n  x:a: {y: .inf}\n",
         "config:\n  x:a: {? [y] : 1}\n",
         "encryptionsalt: a\nencryptionsalt: b\nconfig: {}\n",
+        "config:\n  x:a: {y: !!bool yes}\n",
+        'config:\n  x:a: {y: "\\ud83d\\ude00"}\n',
+        "%YAML 1.2\n---\nconfig: {}\n",
     ],
 )
 def test_what_nordmesh_cannot_read_the_engine_refuses(project: Make, text: str) -> None:

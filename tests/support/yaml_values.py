@@ -147,3 +147,13 @@ VALUES: dict[str, object] = {
         "z": {"q": 3, "r": 2},
     },
 }
+
+MAPPINGS: dict[str, object] = {
+    "a: 1\t# two\n": {"a": 1},
+    "a:\tone\nb: {c:\t1,\td: 2}\n": {"a": "one", "b": {"c": 1, "d": 2}},
+    "a: [1,\n\t2]\n": {"a": [1, 2]},
+    'a: &a {b: 1}\nc: {"<<": *a, d: "<<"}\n': {"a": {"b": 1}, "c": {"b": 1, "d": "<<"}},
+    "a: !!set {b, c}\n": {"a": {"b": None, "c": None}},
+    "a: !!omap [b: 1]\n": {"a": [{"b": 1}]},
+}
+"""Mappings, and what the engine reads."""

@@ -16,7 +16,7 @@ from config import stack_file, yaml_reader
 from config.errors import NordmeshError
 from config.load import read_stack
 from policy.stack import config_of
-from tests.support.yaml_values import VALUES
+from tests.support.yaml_values import MAPPINGS, VALUES
 from tests.unit.config.test_keys import file_of
 
 Values = dict[str, Any]
@@ -50,6 +50,9 @@ def test_a_setting_is_text(tmp_path: Path, text: str, value: str) -> None:
         ("config:\n  nordmesh:a: {x: .inf}\n", ".inf in line 2"),
         ("config:\n  nordmesh:a: {x: -.INF}\n", "-.INF in line 2"),
         ("config:\n  nordmesh:a: {? [a] : b}\n", "unhashable key"),
+        ("config:\n  nordmesh:a: {x: !!bool yes}\n", "yes in line 2"),
+        ('config:\n  nordmesh:a: {x: "\\ud83d\\ude00"}\n', "line 2 has half of a character"),
+        ("%YAML 1.2\n---\nconfig: {}\n", "%YAML 1.1"),
     ],
 )
 def test_what_the_engine_refuses_is_unreadable(tmp_path: Path, text: str, words: str) -> None:
@@ -58,6 +61,11 @@ def test_what_the_engine_refuses_is_unreadable(tmp_path: Path, text: str, words:
         stack_file.read(tmp_path, "x")
     assert caught.value.code == "stack-file-unreadable"
     assert words in caught.value.what
+
+
+@pytest.mark.parametrize(("text", "value"), MAPPINGS.items())
+def test_a_mapping_is_that_of_the_engine(text: str, value: object) -> None:
+    assert yaml_reader.load(text) == value
 
 
 def test_no_tag_makes_an_object() -> None:
