@@ -9,7 +9,7 @@ EEA = frozenset((
 # fmt: on
 """The 27 member states of the EU, and Iceland, Liechtenstein and Norway, by ISO 3166.
 
-The last line has parts of Finland and France with a code of their own, where the law of the EU
+The last line has parts of Finland and France with their own codes, where the law of the EU
 applies (TFEU, art. 355). Svalbard (SJ) is not in the EEA.
 """
 

@@ -91,7 +91,7 @@ def _check_endpoint(sections: Sections) -> Iterator[Problem]:
                 what=f"{endpoint} is also the host at {'.'.join(path)}",
                 why="on every node the endpoint means the API server, so nothing else could be "
                 "reached by that name",
-                fix=f"use a name of its own, for example kubernetes.{endpoint}",
+                fix=f"use another name, for example kubernetes.{endpoint}",
                 about=(path,),
             )
 

@@ -40,7 +40,7 @@ def as_label(value: str) -> str:
 
 
 def use_label(value: str) -> str:
-    """The fix of a name that is no DNS label."""
+    """The fix of a name that is not a DNS label."""
     label = as_label(value)
     return f"use {label}" if label != "x" else "use a name of lower-case letters, for example shop"
 

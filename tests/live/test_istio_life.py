@@ -12,13 +12,15 @@ import urllib.request
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
 from datetime import datetime, timedelta
+from functools import partial
 from typing import Any
 
 import pytest
 
 from lab import paths
 from lab.screen import Cluster
-from tests.live.counted import wait_for
+from tests.live import http10
+from tests.live.counted import repeated, wait_for
 from tests.live.harness import Project, lab_project
 from tests.live.moments import kill_in_the_middle
 
@@ -47,11 +49,13 @@ ISTIO = {
         },
     },
     "accessLog": {"target": "stdout", "format": "json"},
+    "outboundTrafficPolicy": "ALLOW_ANY",
     "pilot": PILOT,
     "proxy": {"requests": {"cpu": "10m", "memory": "64Mi"}, "certificateLifetime": "1h"},
 }
 
-# A service with two replicas and a disruption budget, behind each of the gateways.
+# A service with two replicas and a disruption budget, behind each of the gateways, and one whose
+# requests take 15 s. Until the upgrade has ended, `pay` accepts plaintext too.
 PAY = """
 apiVersion: v1
 kind: Service
@@ -82,13 +86,43 @@ spec:
           args: [serve, --addr, ":8080"]
           readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 2}
 ---
+apiVersion: v1
+kind: Service
+metadata: {name: patient, namespace: shop}
+spec:
+  selector: {app: patient}
+  ports: [{name: http-echo, port: 8080}]
+---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {name: patient, namespace: shop}
+spec:
+  replicas: 2
+  selector: {matchLabels: {app: patient}}
+  template:
+    metadata: {labels: {app: patient, version: v1}}
+    spec:
+      containers:
+        - name: echo
+          image: docker.io/nordmesh/echo:1.1.0
+          args: [serve, --addr, ":8080", --delay, 15s, --drain, 9s]
+          readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 2}
+---
+apiVersion: security.istio.io/v1beta1
+kind: PeerAuthentication
+metadata: {name: pay, namespace: shop}
+spec: {selector: {matchLabels: {app: pay}}, mtls: {mode: PERMISSIVE}}
+---
 apiVersion: networking.istio.io/v1beta1
 kind: VirtualService
 metadata: {name: pay, namespace: shop}
 spec:
   hosts: ["*"]
   gateways: [ingressgateway, edge, fixed]
-  http: [{route: [{destination: {host: pay.shop.svc.cluster.local, port: {number: 8080}}}]}]
+  http:
+    - match: [{uri: {prefix: /patient}}]
+      route: [{destination: {host: patient.shop.svc.cluster.local, port: {number: 8080}}}]
+    - route: [{destination: {host: pay.shop.svc.cluster.local, port: {number: 8080}}}]
 """
 GATEWAY = """
 ---
@@ -124,19 +158,23 @@ def cluster(project: Project) -> Iterator[Cluster]:
         path = project.directory / "pay.yaml"
         path.write_text(manifest)
         cluster.kubectl("apply", "--filename", str(path))
-        cluster.kubectl(
-            "-n", "shop", "rollout", "status", "deployment/pay", "--timeout=300s", seconds=310
-        )
+        for name in ("pay", "patient"):
+            ready = ("rollout", "status", f"deployment/{name}", "--timeout=300s")
+            cluster.kubectl("-n", "shop", *ready, seconds=310)
         yield cluster
+
+
+OFTEN = ("--duration", "5s", "--rate", "40", "--concurrency", "4")
+SLOWLY = ("--duration", "20s", "--rate", "1", "--concurrency", "40", "--timeout", "30s")
 
 
 class Load:
     """Send requests until closed, and count the responses."""
 
-    def __init__(self, address: str) -> None:
+    def __init__(self, address: str, *options: str) -> None:
         self.requests = 0
         self.failed: list[dict[str, Any]] = []
-        self._url = f"http://{address}/"
+        self._command = ("call", "--url", f"http://{address}", *(options or OFTEN))
         self._stop = threading.Event()
         self._thread = threading.Thread(target=self._send)
 
@@ -151,10 +189,9 @@ class Load:
 
     def _send(self) -> None:
         echo = str(paths.cache().bin / "demo" / "echo")
-        command = [echo, "call", "--url", self._url, "--duration", "5s", "--rate", "40"]
         while not self._stop.is_set():
             result = subprocess.run(
-                [*command, "--concurrency", "4"], capture_output=True, text=True, check=False
+                [echo, *self._command], capture_output=True, text=True, check=False
             )
             tally: dict[str, Any] = json.loads(result.stdout)
             self.requests += tally["requests"]
@@ -212,6 +249,44 @@ def test_certificates_have_the_configured_lifetime(cluster: Cluster) -> None:
     assert end - start == timedelta(hours=1, minutes=2)
 
 
+@contextmanager
+def server_outside() -> Iterator[str]:
+    """Serve on this machine, which is not in the mesh; yield the URL."""
+    echo = str(paths.cache().bin / "demo" / "echo")
+    server = subprocess.Popen([echo, "serve", "--addr", f"{CLIENT}:18080"])
+    try:
+        yield f"http://{CLIENT}:18080/"
+    finally:
+        server.terminate()
+        server.wait()
+
+
+@pytest.mark.long
+def test_the_outbound_gate_waits_for_callers_of_hosts_that_are_not_listed(
+    project: Project, cluster: Cluster
+) -> None:
+    def called(url: str, *options: str) -> Any:
+        return cluster.call("shop", url, "--timeout", "5s", *options)
+
+    steadily = ("--duration", "10s", "--rate", "20", "--concurrency", "2")
+    with project.config() as config:
+        config["nordmesh:mesh"]["egress"] = {"gate": {"window": "10s"}}
+    configure(project, outboundTrafficPolicy="REGISTRY_ONLY")
+    with server_outside() as url:
+        with repeated(partial(called, url, *steadily)) as tallies:
+            refused = " ".join(project.up(ok=False).text.split())
+        text = project.up().text
+        wait_for("calls are refused", lambda: called(url, "--count", "5")["ok"] == 0, seconds=60)
+    requests, failed = (sum(tally[key] for tally in tallies) for key in ("requests", "failed"))
+    assert "[gate-outbound]" in refused
+    seen = re.search(rf"shop/client: (\d+) calls, to {CLIENT}:18080", refused)
+    assert seen, refused
+    print(f"{seen[1]} calls in the window, {requests} requests in all, {failed} failed")
+    assert int(seen[1]) >= 2  # the open connections of the client
+    assert failed == 0
+    assert "outbound gate: no call" in text, text
+
+
 def test_invalid_istio_values_change_nothing(project: Project, cluster: Cluster) -> None:
     before = project.stack_file.read_text()
     # A key of a key: a preview knows the settings themselves.
@@ -235,12 +310,38 @@ def test_a_failed_install_keeps_the_old_revision_serving(
         output = project.up(ok=False).text
         moved, proxies = proxies_on(cluster, "1-16-5")
         project.stack_file.write_text(before)
+        configure(project, http10=True)  # for the next test
         project.up()
     assert "istioctl install failed" in output
     assert "Insufficient cpu" in output
     assert moved == proxies
     print(f"{load.requests} requests while the install failed and was set right")
     assert not load.failed
+
+
+def of_http_1_0(project: Project, cluster: Cluster) -> list[str]:
+    """The statuses of requests of HTTP/1.0: at a gateway, and at the sidecar of a pod."""
+    address, port = NODE_PORT.split(":")
+    pods = cluster.items(
+        "pods", "-n", "shop", "-l", "app=pay", "--field-selector=status.phase=Running"
+    )
+    command = http10.command((pods[0]["status"]["podIP"], 8080), "Host: pay")
+    return [
+        http10.status((address, int(port)), "Host: pay"),
+        http10.status_of(project.ssh(WORKER, command)),
+    ]
+
+
+def test_running_proxies_accept_http_1_0(project: Project, cluster: Cluster) -> None:
+    """The edit of the test before restarted istiod, and no proxy."""
+    switched = cluster.items("pods", "-n", "istio-system", "-l", "app=istiod")[-1]
+    started = switched["status"]["startTime"]
+    proxies = [
+        *cluster.items("pods", "-n", "shop", "-l", "app=pay"),
+        *cluster.items("pods", "-n", "istio-system", "-l", "istio=ingressgateway"),
+    ]
+    assert all(pod["status"]["startTime"] < started for pod in proxies)
+    wait_for("200", lambda: of_http_1_0(project, cluster) == ["200", "200"], seconds=60)
 
 
 # Signals the proxies of one Deployment, whose command lines do not name it.
@@ -293,21 +394,28 @@ def test_mesh_health_warnings_name_the_setting_to_raise(project: Project, cluste
 def test_a_killed_upgrade_continues_and_fails_no_request(
     project: Project, cluster: Cluster
 ) -> None:
-    load = Load(NODE_PORT)
-    with load.running():
+    load, slow = Load(NODE_PORT), Load(f"{NODE_PORT}/patient", *SLOWLY)
+    with load.running(), slow.running():
         configure(project, version="1.18.1", allowUnsupported="the lab shows an upgrade with it")
+        configure(project, http10=None)
         process = project.start_up()
         kill_in_the_middle(project, process, "rollout status Deployment/", 1.0)
         halfway = revisions(cluster)
         project.pulumi("cancel", "--yes")
         project.up()
+    statuses = of_http_1_0(project, cluster)
+    cluster.kubectl("-n", "shop", "delete", "peerauthentication", "pay")
     assert halfway == {"1-16-5", "1-18-1"}
     assert revisions(cluster) == {"1-18-1"}
     on_new, proxies = proxies_on(cluster, "1-18-1")
     assert on_new == proxies > 5
     print(f"upgrade: {load.requests} requests, {load.failed} with failures")
+    print(f"upgrade: {slow.requests} requests of 15 s, {slow.failed} with failures")
     assert load.requests > 1000
+    assert slow.requests > 50
     assert not load.failed
+    assert not slow.failed
+    assert statuses == ["426", "426"]
 
 
 def test_reverting_the_edit_rolls_back(project: Project, cluster: Cluster) -> None:
