@@ -31,7 +31,7 @@ class AdminCredentials:
     """The credentials in the kubeconfig: those of kubeadm-init.sh for the first 275 days, and then
     new ones every 275 days.
 
-    printed: the output of kubeadm-init.sh. The due day depends on the first certificate and the
+    first: what kubeadm-init.sh printed. The due day depends on the first certificate and the
     clock alone, so a preview knows it, and nothing connects to the node before it has come. A stack
     without `pulumi up` for 90 days after it needs `pulumi up` before kubectl works again.
     """
@@ -44,12 +44,11 @@ class AdminCredentials:
         connection: Connection,
         *,
         endpoint: str,
-        printed: pulumi.Output[str],
+        first: pulumi.Output[dict[str, str]],
         parent: pulumi.Resource,
     ) -> None:
-        first = printed.apply(kubeadm.credentials)
         # A day is no secret, although it comes from one.
-        since = pulumi.Output.unsecret(printed.apply(_due_now, run_with_unknowns=True))
+        since = pulumi.Output.unsecret(first.apply(_due_now, run_with_unknowns=True))
         issued = RemoteScript(
             f"{node}-credentials",
             connection,
@@ -59,13 +58,14 @@ class AdminCredentials:
                 )
             ),
             secret_output=True,
+            renewed_by=SINCE,
             opts=pulumi.ResourceOptions(parent=parent),
         )
         # Until the first renewal, the kubeconfig does not wait for this script.
         self.values = since.apply(
             lambda day: (
-                pulumi.Output.all(first, issued.stdout).apply(
-                    lambda both: {**both[0], **kubeadm.credentials(both[1])}
+                pulumi.Output.all(first, issued.read(kubeadm.credentials)).apply(
+                    lambda both: {**both[0], **both[1]}
                 )
                 if day
                 else first
@@ -73,9 +73,9 @@ class AdminCredentials:
         )
 
 
-def _due_now(printed: object) -> str:
-    """printed: unknown in a preview that creates the cluster; then nothing is due."""
-    return due(kubeadm.credentials(printed), datetime.now(UTC)) if isinstance(printed, str) else ""
+def _due_now(first: object) -> str:
+    """first: unknown in a preview that creates the cluster; then nothing is due."""
+    return due(first, datetime.now(UTC)) if isinstance(first, Mapping) else ""
 
 
 def valid_from(pem: str) -> datetime:

@@ -90,12 +90,12 @@ class ControlPlane(pulumi.ComponentResource):
             )
         self.member = self._make_member(name, args)
         # The script's output is a secret, and so is everything derived from it.
-        self.printed = self.initialised.stdout.apply(kubeadm.credentials)
+        self.printed = self.initialised.read(kubeadm.credentials)
         admin = AdminCredentials(
             name,
             connection,
             endpoint=args.kubernetes.endpoint,
-            printed=self.initialised.stdout,
+            first=self.printed,
             parent=self,
         )
         self.credentials = admin.values

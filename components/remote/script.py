@@ -3,15 +3,17 @@
 import functools
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, Protocol
+from typing import Any, Protocol, TypeVar
 
 import pulumi
 from pulumi_command import remote
 
 from components.remote import copies
 from components.remote.failures import explaining_hooks
-from components.remote.node_command import Script
+from components.remote.node_command import Script, settings_of
 from components.remote.nodes_ssh import Login
+
+T = TypeVar("T")
 
 DIAL_ATTEMPTS = 5
 DIAL_TIMEOUT_SECONDS = 10
@@ -110,7 +112,8 @@ class RemoteScript(remote.Command):
     script: an output if a setting is known only after another resource. update: the script to run
     for a change, if it is another one. stdin: the only way to pass a secret. secret_output: whether
     the result on stdout is a secret; then no output is logged. Otherwise stderr is shown as
-    progress, and its warnings are repeated at the end of the run.
+    progress, and its warnings are repeated at the end of the run. renewed_by: the setting whose
+    change lets the script print another secret.
     triggers: values that identify the machine; a changed one replaces the resource. `delete` does
     not run if opts.deleted_with, or else the machine's own resource, is deleted too. In a
     replacement it runs first, because it would undo what `create` did on the same machine.
@@ -127,13 +130,15 @@ class RemoteScript(remote.Command):
         delete: Script | None = None,
         stdin: pulumi.Input[str] | None = None,
         secret_output: bool = False,
+        renewed_by: str | None = None,
         triggers: list[str] | None = None,
         turn: Awaitable[None] | None = None,
         opts: pulumi.ResourceOptions,
     ) -> None:
         secrets = ["stdout", "stderr"] if secret_output else []
-        warnings = None if secret_output else _warning_hooks()
+        own = self._keeping_hooks(name, renewed_by) if secret_output else _warning_hooks()
         command = connection.command
+        self._kept: pulumi.Input[str] | None = None
 
         super().__init__(
             name,
@@ -150,7 +155,7 @@ class RemoteScript(remote.Command):
                 pulumi.ResourceOptions(
                     hooks=functools.reduce(
                         pulumi.ResourceHookBinding.merge,
-                        (copies.hooks(), explaining_hooks(), warnings),
+                        (own, copies.hooks(), explaining_hooks()),
                     ),
                     additional_secret_outputs=secrets,
                     deleted_with=opts.deleted_with or connection.owner,
@@ -158,6 +163,29 @@ class RemoteScript(remote.Command):
                 ),
             ),
         )
+
+    def read(self, parse: Callable[[str], T]) -> pulumi.Output[T]:
+        """Parse what the script printed; in a run that updates it, what it printed before.
+
+        A preview knows that, and otherwise would name whatever needs the result.
+        """
+        new: pulumi.Output[T] = self.stdout.apply(parse)
+
+        def known(_new: object) -> pulumi.Output[T]:
+            kept = self._kept
+            return new if kept is None else pulumi.Output.from_input(kept).apply(parse)
+
+        return new.apply(known, run_with_unknowns=True)
+
+    def _keeping_hooks(self, name: str, renewed_by: str | None) -> pulumi.ResourceHookBinding:
+        def keep(args: pulumi.ResourceHookArgs) -> None:
+            old, new = (settings_of(inputs) for inputs in (args.old_inputs, args.new_inputs))
+            if renewed_by is None or old.get(renewed_by) == new.get(renewed_by):
+                self._kept = (args.old_outputs or {}).get("stdout")
+
+        options = pulumi.ResourceHookOptions(on_dry_run=True)
+        hook = pulumi.ResourceHook(f"{name}: keep what it printed", keep, options)
+        return pulumi.ResourceHookBinding(before_update=[hook])
 
 
 def _create(

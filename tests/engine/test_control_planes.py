@@ -12,6 +12,7 @@ from typing import Any
 
 import pytest
 
+from tests.engine.deployed import credentials
 from tests.support.fleet import Fleet, Server, address
 
 NODES = 3
@@ -89,7 +90,9 @@ def to_earlier_release(resources: list[dict[str, Any]]) -> None:
 def test_one_control_plane_of_an_earlier_release_is_kept(fleet: Fleet, server: Server) -> None:
     fleet.change_state(to_earlier_release)
     server.forget()
+    named = fleet.previewed()
     done = fleet.up()
+    assert done.touched == named
     nodes = [("update", "nordmesh:node:Node", f"node-{number}") for number in range(1, NODES)]
     assert done.touched == [
         ("create", COMMAND, "node-0-member"),
@@ -170,6 +173,37 @@ def test_two_control_planes_join_and_touch_no_other_node(fleet: Fleet, server: S
     assert made == ["node-3", "node-4"]
     server.forget()
     assert fleet.up().touched == []
+
+
+def test_new_settings_of_control_planes_are_all_that_a_preview_names(
+    fleet: Fleet, server: Server
+) -> None:
+    """Their certificate was renewed on the node since the last update."""
+
+    def edit(config: dict[str, Any]) -> None:
+        planes(3, 4)(config)
+        config["nordmesh:kubernetes"]["encryptionKey"] = 2
+        config["nordmesh:host"] = {"journalSize": "300Mi"}
+
+    fleet.write(NODES + 2, planes(3, 4))
+    fleet.up()
+    fleet.write(NODES + 2, edit)
+    earlier, renewed = server.made, credentials("renewed")
+    server.made = {**renewed, "ca": earlier["ca"]}
+    server.forget()
+    named = fleet.previewed()
+    assert server.ran == []
+    scripts = ("init", "key-use", "key-retire")
+    of_planes = [f"node-{number}-{script}" for number in (0, 3, 4) for script in scripts]
+    prepared = [f"node-{number}-prepare" for number in range(NODES + 2)]
+    assert named == sorted((*UPDATED, name) for name in (*of_planes, *prepared))
+    assert fleet.up().touched == named
+    # The next run has the new certificate.
+    assert fleet.previewed() == [("update", "pulumi:providers:kubernetes", "cluster")]
+    server.forget()
+    assert fleet.up().touched == [("update", "pulumi:providers:kubernetes", "cluster")]
+    assert fleet.up().touched == []
+    assert server.opened == []
 
 
 def test_the_first_control_plane_is_removed_by_an_edit_of_the_list(

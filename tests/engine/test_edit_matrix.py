@@ -17,7 +17,6 @@ from tests.support import edits
 from tests.support.fleet import Fleet, Server, address
 
 Values = dict[str, Any]
-Step = tuple[str, str, str]
 
 NODES = 3
 ADDRESSES = NODES + 1
@@ -78,17 +77,6 @@ def write(fleet: Fleet, values: Values) -> None:
     fleet.write(NODES, edit)
 
 
-def previewed_steps(fleet: Fleet) -> list[Step]:
-    """Return the steps that a preview names, sorted."""
-    result = fleet.run("preview", "--json")
-    assert result.returncode == 0, result.stdout + result.stderr
-    return sorted(
-        (step["op"], step["urn"].split("::")[2].rpartition("$")[2], step["urn"].rpartition("::")[2])
-        for step in json.loads(result.stdout)["steps"]
-        if step["op"] != "same"
-    )
-
-
 SAMPLES: dict[Kind, Values] = {
     Kind.CHECKED: {
         "preflight.window": "2s",
@@ -105,6 +93,7 @@ SAMPLES: dict[Kind, Values] = {
     },
     Kind.NODES: {
         "host.journalSize": "300Mi",
+        "machines.nodes.node-0.user": "deploy",
         "machines.nodes.node-1.user": "deploy",
     },
 }
@@ -120,7 +109,7 @@ def test_an_update_does_what_its_preview_names_and_nothing_else(
     allowed = {name for change in changes for name in change.resources}
     write(fleet, values)
     server.forget()
-    expected = previewed_steps(fleet)
+    expected = fleet.previewed()
     assert server.ran == []
     assert fleet.up().touched == expected
     assert bool(expected) == (kind is not Kind.CHECKED)
@@ -135,7 +124,7 @@ def test_an_update_does_what_its_preview_names_and_nothing_else(
 def test_a_weight_edit_updates_one_resource_in_a_preview(fleet: Fleet, server: Server) -> None:
     write(fleet, {"mesh.services.checkout.canary.weight": 25})
     server.forget()
-    steps = [step for step in previewed_steps(fleet) if step[1].startswith("kubernetes:")]
+    steps = [step for step in fleet.previewed() if step[1].startswith("kubernetes:")]
     assert [(op, name) for op, _, name in steps] == [("update", "shop/checkout")]
     assert server.ran == []
 
@@ -143,7 +132,7 @@ def test_a_weight_edit_updates_one_resource_in_a_preview(fleet: Fleet, server: S
 def test_a_removed_node_is_drained_first(fleet: Fleet, server: Server) -> None:
     fleet.write(NODES - 1)
     server.forget()
-    expected = previewed_steps(fleet)
+    expected = fleet.previewed()
     assert server.ran == []
     assert fleet.up().touched == expected
     removed = f"node-{NODES - 1}"

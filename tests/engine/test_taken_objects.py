@@ -1,6 +1,6 @@
 """Objects of others are refused at preview: a real program before a real API server."""
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
@@ -78,11 +78,22 @@ def with_ledger(config: Values) -> None:
     config["nordmesh:mesh"]["namespaces"] |= {"ledger": {"mtls": "STRICT"}, "billing": {}}
 
 
+def with_ledger_and_key(config: Values) -> None:
+    """The control plane gets new settings, too."""
+    with_ledger(config)
+    config["nordmesh:kubernetes"]["encryptionKey"] = 2
+
+
+@pytest.mark.parametrize("edit", [with_ledger, with_ledger_and_key])
 @pytest.mark.parametrize("command", [("preview",), ("up", "--yes")])
 def test_all_objects_of_others_are_refused_before_a_node_is_touched(
-    fleet: Fleet, server: Server, cluster: ApiServer, command: tuple[str, ...]
+    fleet: Fleet,
+    server: Server,
+    cluster: ApiServer,
+    command: tuple[str, ...],
+    edit: Callable[[Values], None],
 ) -> None:
-    fleet.write(NODES + 1, with_ledger)
+    fleet.write(NODES + 1, edit)
     server.forget()
     result = fleet.run(*command)
     assert result.returncode != 0

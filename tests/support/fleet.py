@@ -41,6 +41,9 @@ STACK = "fleet"
 _LOCK = "fleet.lock.json"
 _FILES = Path(measure.__file__).parent
 
+Step = tuple[str, str, str]
+"""A step of the engine: its operation, and the type and the name of its resource."""
+
 
 def address(number: int, network: str) -> str:
     """Return the address of a node in a /24."""
@@ -56,7 +59,8 @@ class Server:
     names: names of nodes that do not have the default name. seconds: the time that a script takes.
     together: the nodes on which scripts ran at the same time. meeting: nodes whose scripts wait for
     each other, for a minute at most. said: what a script prints that is sent whole, by node and
-    file; a script without it is refused.
+    file; a script without it is refused. made: what kubeadm-init.sh prints; by default that of the
+    deployed state.
     """
 
     network: str
@@ -73,6 +77,7 @@ class Server:
     meeting: frozenset[str] = frozenset()
     names: dict[int, str] = field(default_factory=dict)
     said: dict[tuple[str, str], str] = field(default_factory=dict)
+    made: Mapping[str, str] = field(default_factory=lambda: credentials(age=0))
 
     def host_key(self, number: int) -> str:
         """Return the host key of a node in the format of a stack file."""
@@ -123,8 +128,7 @@ class Server:
                 await self._meet()
             self.running.discard(node)
             if file == "kubeadm-init.sh":
-                # Those of the deployed state: all control planes have the same CA.
-                process.stdout.write(f"{json.dumps(credentials(age=0))}\n")
+                process.stdout.write(f"{json.dumps(self.made)}\n")
             return int((node, file) in self.failing)
         words = shlex.split(command)
         if command.endswith(copies.LIST):
@@ -232,11 +236,11 @@ def guests(
 class Done:
     """Result of a `pulumi up`.
 
-    touched: each resource that it created, updated or deleted, as (operation, type, name), sorted.
+    touched: each resource that it created, updated or deleted, sorted.
     same: the number of unchanged resources.
     """
 
-    touched: list[tuple[str, str, str]]
+    touched: list[Step]
     same: int
     seconds: float
 
@@ -366,6 +370,20 @@ class Fleet:
             ),
             same=sum(step["op"] == "same" for step in steps),
             seconds=seconds,
+        )
+
+    def previewed(self) -> list[Step]:
+        """Return the steps that a preview names, sorted; the test fails if it fails."""
+        result = self.run("preview", "--json")
+        assert result.returncode == 0, result.stdout + result.stderr
+        return sorted(
+            (
+                step["op"],
+                step["urn"].split("::")[2].rpartition("$")[2],
+                step["urn"].rpartition("::")[2],
+            )
+            for step in json.loads(result.stdout)["steps"]
+            if step["op"] != "same"
         )
 
     def _address(self, number: int) -> str:

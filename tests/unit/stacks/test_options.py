@@ -329,11 +329,12 @@ _CALLERS = {"before_create": ["callers gate"], "before_update": ["callers gate"]
 
 
 def checks_before(machines: str) -> dict[str, Any]:
-    """Return the hooks that measure or refuse, by resource: no copying, no error handling, and not
-    the one of every object (test_taken_objects).
+    """Return the hooks that measure or refuse, by resource: no copying, no keeping of what a script
+    printed, no error handling, and not the one of every object (test_taken_objects).
     """
     hooks = option(recorded(machines), "hooks")
-    others = {"copy-scripts", _NEW_SCRIPT, "whose object"}
+    keeping = (f"cp-1-{script}: keep what it printed" for script in ("init", "credentials"))
+    others = {"copy-scripts", _NEW_SCRIPT, "whose object", *keeping}
     before = {
         name: {
             event: checks
