@@ -152,15 +152,11 @@ def changed(before: Mapping[Any, str], after: Mapping[Any, str]) -> list[Any]:
 
 
 def previewed(text: str) -> list[Step]:
-    """The steps that a preview names: the operation, the kind or the script, and the resource.
-
-    As `nordmesh review` shows them. A preview does not know what the script of a control plane will
-    print if it runs again, and names whatever reads that.
-    """
+    """The steps that a preview names: the operation, the kind or the script, and the resource."""
     return sorted(
         (step.op, edits.kind_of(step.type, step.now, step.op), step.name)
         for step in parse(text).changes
-        if not (step.type.startswith(OWN_TYPES) or step.is_rewritten or step.fields == ("stdin",))
+        if not step.type.startswith(OWN_TYPES)
     )
 
 
