@@ -3,6 +3,7 @@
 import asyncio
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, replace
+from typing import Any
 
 import pulumi
 
@@ -166,6 +167,7 @@ class ControlPlanes:
 
     kubeconfig (secret): YAML with administrator rights, for use from outside the nodes: at
     `kubernetes.publicEndpoint`, or else at the first control plane whose API server is ready.
+    first_kubeconfig: the same with the first certificate, which a preview knows that renews it.
     discovery (secret): YAML with the address and the CA of the cluster, without a credential. Both
     are from a control plane that existed before this run, so that a preview that adds one knows
     them.
@@ -192,9 +194,14 @@ class ControlPlanes:
         async def address() -> str:
             return kubernetes.public_endpoint or await ready.address()
 
-        def kubeconfig(credentials: Mapping[str, str], address: str) -> str:
-            endpoint = kubernetes.endpoint
-            return kubeadm.admin_kubeconfig(credentials, endpoint=endpoint, address=address)
+        server: pulumi.Output[str] = pulumi.Output.from_input(address())
+
+        def kubeconfig(credentials: pulumi.Output[Any]) -> pulumi.Output[str]:
+            return pulumi.Output.all(credentials, server).apply(
+                lambda known: kubeadm.admin_kubeconfig(
+                    known[0], endpoint=kubernetes.endpoint, address=known[1]
+                )
+            )
 
         source: pulumi.Output[str] = pulumi.Output.from_input(known())
         credentials: pulumi.Output[Mapping[str, str]] = source.apply(
@@ -212,9 +219,8 @@ class ControlPlanes:
             ready=ready.name,
             is_running=rollout.is_running,
         )
-        self.kubeconfig: pulumi.Output[str] = pulumi.Output.all(credentials, address()).apply(
-            lambda known: kubeconfig(*known)
-        )
+        self.kubeconfig = kubeconfig(credentials)
+        self.first_kubeconfig = kubeconfig(printed)
         self.discovery: pulumi.Output[str] = printed.apply(
             lambda known: kubeadm.discovery_kubeconfig(known, endpoint=kubernetes.endpoint)
         )

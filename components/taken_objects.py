@@ -32,13 +32,14 @@ _PAUSES = (1, 2, 4, 8)  # seconds: an API server is unavailable while a control 
 class TakenObjects:
     """Looks for the objects that a run is about to create.
 
-    hooks: of every object that is created whole. kubeconfig (secret): awaited, never shown.
+    hooks: of every object that is created whole. kubeconfig (secret): awaited, never shown. first:
+    the same with the cluster's first certificate, for a preview that renews it.
     """
 
     hooks: pulumi.ResourceHookBinding
 
-    def __init__(self, kubeconfig: pulumi.Output[str]) -> None:
-        self._kubeconfig = kubeconfig
+    def __init__(self, kubeconfig: pulumi.Output[str], *, first: pulumi.Output[str]) -> None:
+        self._kubeconfig, self._first = kubeconfig, first
         self._registered: list[pulumi.Resource] = []
         self._new: list[Manifest] = []
         options = pulumi.ResourceHookOptions(on_dry_run=True)
@@ -70,9 +71,11 @@ class TakenObjects:
         await in_thread(run)
 
     async def _refuse_new(self) -> None:
-        text = await self._kubeconfig.future() if self._new else None
+        if not self._new:
+            return
+        text = await self._kubeconfig.future() or await self._first.future()
         if text is None:
-            return  # nothing is new, or the cluster itself is
+            return  # the cluster itself is new
         from components.gates import api  # as above
 
         def look() -> list[Metadata]:

@@ -87,7 +87,8 @@ class Platform:
         )
         self._make_snapshots(backup_secret_key)
         self._workers = self._make_workers()
-        self._taken = TakenObjects(self._control_planes.kubeconfig)
+        planes = self._control_planes
+        self._taken = TakenObjects(planes.kubeconfig, first=planes.first_kubeconfig)
         self._administrator = self._make_administrator()
         self._cluster = self._make_cluster()
         addons = [self._make_cni(), self._make_metrics_server(), *self._make_dns()]

@@ -34,7 +34,7 @@ from components.taken_objects import TakenObjects
 planted = json.loads(Path("planted.json").read_text())
 existence = pulumi.ComponentResource("test:index:Existence", "existence")
 kubeconfig = pulumi.Output.secret(planted["kubeconfig"])
-taken = TakenObjects(kubeconfig)
+taken = TakenObjects(kubeconfig, first=kubeconfig)
 
 
 def connected(name, kubeconfig):

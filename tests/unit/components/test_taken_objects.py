@@ -125,9 +125,19 @@ def test_every_object_that_is_created_whole_has_the_hook() -> None:
     assert not [one for one in kinds if "whose object" not in hooks[one].get("before_create", [])]
 
 
-def test_the_hook_asks_the_cluster_of_the_stack(
-    monkeypatch: pytest.MonkeyPatch, server: tuple[Server, api.Api]
-) -> None:
+class Known:
+    """A value of Pulumi that is known."""
+
+    def __init__(self, value: str | None) -> None:
+        self.value = value
+
+    async def future(self) -> str | None:
+        return self.value
+
+
+@pytest.fixture
+def opened(monkeypatch: pytest.MonkeyPatch, server: tuple[Server, api.Api]) -> list[str]:
+    """The kubeconfigs that were used. The cluster has an object of another team."""
     scripted, connected = server
     scripted.answers[ROUTE_PATH] = stored("helm")
     monkeypatch.setattr(pulumi, "ResourceHook", lambda _name, callback, _options: callback)
@@ -139,11 +149,32 @@ def test_the_hook_asks_the_cluster_of_the_stack(
 
     monkeypatch.setattr(api, "connect", connect)
 
-    async def secret() -> str:
-        return "the kubeconfig"
+    return opened
 
-    taken = TakenObjects(SimpleNamespace(future=secret))  # type: ignore[arg-type]
-    hook: Any = (taken.hooks.before_create or [])[0]
+
+def hook_of(taken: TakenObjects) -> Any:
+    return (taken.hooks.before_create or [])[0]
+
+
+def test_the_hook_asks_the_cluster_of_the_stack(opened: list[str]) -> None:
+    first: Any = Known("the first kubeconfig")
+    taken = TakenObjects(Known("the kubeconfig"), first=first)  # type: ignore[arg-type]
     with pytest.raises(NordmeshError, match="object-exists"):
-        asyncio.run(hook(SimpleNamespace(new_inputs=ROUTE)))
+        asyncio.run(hook_of(taken)(SimpleNamespace(new_inputs=ROUTE)))
     assert opened == ["the kubeconfig"]
+
+
+def test_a_preview_that_renews_the_certificate_asks_with_the_first_one(
+    monkeypatch: pytest.MonkeyPatch, opened: list[str]
+) -> None:
+    monkeypatch.setattr(pulumi.runtime, "is_dry_run", lambda: True)
+    first: Any = Known("the first kubeconfig")
+    taken = TakenObjects(Known(None), first=first)  # type: ignore[arg-type]
+    asyncio.run(hook_of(taken)(SimpleNamespace(new_inputs=ROUTE)))
+
+    async def refuse() -> None:
+        await taken.refuse_at_preview().future()
+
+    with pytest.raises(NordmeshError, match="object-exists"):
+        asyncio.run(refuse())
+    assert opened == ["the first kubeconfig"]
