@@ -198,6 +198,11 @@ def test_new_settings_of_control_planes_are_all_that_a_preview_names(
     prepared = [f"node-{number}-prepare" for number in range(NODES + 2)]
     assert named == sorted((*UPDATED, name) for name in (*of_planes, *prepared))
     assert fleet.up().touched == named
+    exported = fleet.run("stack", "export").stdout
+    assert "node-0-init" in exported
+    assert [
+        key for key in (earlier["clientKey"], server.made["clientKey"]) if key in exported
+    ] == []
     # The next run has the new certificate.
     assert fleet.previewed() == [("update", "pulumi:providers:kubernetes", "cluster")]
     server.forget()
