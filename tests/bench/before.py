@@ -16,6 +16,7 @@ from lab.errors import LabError
 from tests.bench.bench_lab import Say
 from tests.bench.ratios import Ratio, Timed, in_turn, timed
 from tests.support.fleet import Fleet, Server, serving
+from tests.support.program import PARTS
 
 NODES, NETWORK = 5, "198.18.40.0/24"
 LIMIT = 1.1
@@ -58,7 +59,15 @@ def _revision(revision: str) -> Iterator[Path]:
             )
             if ended.returncode:
                 raise LabError(f"{revision}: {ended.stderr.strip()}", code="bench")
-        yield Path(text)
+        project = Path(text)
+        if missing := [name for name in PARTS if not (project / name).exists()]:
+            raise LabError(
+                f"{revision} has no {', '.join(missing)}",
+                code="bench",
+                why="its state is made by the tests of this checkout, which know no other layout",
+                fix="compare with a later revision",
+            )
+        yield project
 
 
 @contextmanager

@@ -6,12 +6,12 @@ from pathlib import Path
 
 from lab import paths
 
-_PARTS = ("Pulumi.yaml", "__main__.py", "cli", "components", "config", "policy", "stacks")
+PARTS = ("Pulumi.yaml", "__main__.py", "cli", "components", "config", "policy", "stacks")
 
 
 def copy_program(directory: Path, project: Path = paths.PROJECT) -> None:
     """Copy the program into an existing directory, with this environment as its `.venv`."""
-    for name in _PARTS:
+    for name in PARTS:
         source = project / name
         if source.is_dir():
             shutil.copytree(source, directory / name, ignore=shutil.ignore_patterns("__pycache__"))

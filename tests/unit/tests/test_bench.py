@@ -10,7 +10,8 @@ import yaml
 
 from config import catalogue
 from lab import paths, services
-from tests.bench import by_hand
+from lab.errors import LabError
+from tests.bench import before, by_hand
 from tests.bench.bench_lab import BRIDGE, NETWORK, STACK, BenchLab
 from tests.live.harness import Project
 
@@ -95,3 +96,16 @@ def test_one_control_plane_by_hand_stores_no_certificates(lab: BenchLab, tmp_pat
     assert not [command for _, command in ran if "upload-certs" in command]
     joined = [address for address, command in ran if "kubeadm join" in command]
     assert joined == WORKERS[:1]
+
+
+def test_a_revision_with_another_layout_is_refused(
+    tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    (tmp_path / "Pulumi.yaml").write_text("name: nordmesh\n")
+    author = ("-c", "user.name=a", "-c", "user.email=a@example.org")
+    for command in (("init", "-q"), ("add", "."), (*author, "commit", "-q", "-m", "Begin")):
+        subprocess.run(["git", *command], cwd=tmp_path, check=True)
+    monkeypatch.setattr(paths, "PROJECT", tmp_path)
+    with pytest.raises(LabError, match="cli") as refused, before._revision("HEAD"):
+        pass
+    assert refused.value.fix
