@@ -1,9 +1,8 @@
 """docs/when-it-breaks.md lists every message that stops a run, and no other.
 
-Errors of scripts are listed by their codes. Other messages, from an exception that ends a command
-or from a failed SSH step, are listed by how they start, with `...` for text that varies. A message
-that only repeats the output of another program needs no entry. The errors of a stack file come with
-their fixes.
+Errors are listed by their codes. Those without one, from a failed SSH step or a stand-in of the
+lab, are listed by how they start, with `...` for text that varies. A message that only repeats the
+output of another program needs no entry. The errors of a stack file come with their fixes.
 """
 
 import ast
@@ -66,11 +65,23 @@ def name_of(node: ast.AST) -> str:
     return str(getattr(node, "id", getattr(node, "attr", "")))
 
 
-def program_errors(names: Set[str]) -> Iterator[str]:
-    """Yield the first line of the first argument of each exception with one of these names."""
+def program_errors(names: Set[str]) -> Iterator[tuple[str, str]]:
+    """Yield the code, or "" without one, and the first line of each exception with these names."""
     for node in nodes():
         if isinstance(node, ast.Call) and name_of(node.func) in names and node.args:
-            yield text_of(node.args[0]).partition("\n")[0]
+            message = text_of(node.args[0]).partition("\n")[0]
+            codes = [word.value for word in node.keywords if word.arg == "code"]
+            for code in (code for value in codes for code in choices(value)):
+                yield code, message
+            if not codes:
+                yield "", message
+
+
+def choices(node: ast.AST) -> list[str]:
+    """Return the codes that an expression may have; one that is passed on has `...`."""
+    if isinstance(node, ast.IfExp):
+        return [*choices(node.body), *choices(node.orelse)]
+    return [text_of(node)]
 
 
 def text_of(node: ast.AST) -> str:
@@ -106,12 +117,19 @@ def connection_errors() -> Iterator[str]:
 
 
 @cache
-def messages(*, with_remedy: bool = True) -> set[str]:
-    """Collect every message. with_remedy: include errors that come with a fix."""
+def program_codes(*, with_remedy: bool = True) -> frozenset[str]:
+    """Collect the codes of exceptions. with_remedy: include errors that come with a fix."""
     names = exceptions() - (set() if with_remedy else _WITH_REMEDY)
-    without_code = (message for code, message in script_errors() if not code)
-    all_messages = (*without_code, *program_errors(names), *connection_errors())
-    return {message.lstrip("`") for message in all_messages if is_specific(message)}
+    return frozenset(code for code, _ in program_errors(names) if code.strip("."))
+
+
+@cache
+def messages(*, with_remedy: bool = True) -> set[str]:
+    """Collect every message without a code. with_remedy: include errors that come with a fix."""
+    names = exceptions() - (set() if with_remedy else _WITH_REMEDY)
+    errors = (*script_errors(), *program_errors(names))
+    without = (*(text for code, text in errors if not code.strip(".")), *connection_errors())
+    return {message.lstrip("`") for message in without if is_specific(message)}
 
 
 def entries(head: str) -> list[str]:
@@ -121,6 +139,11 @@ def entries(head: str) -> list[str]:
         rows = re.findall(r"^\| (.+?) \| .+ \|$", table, re.M)
         listed += [row.strip("` ") for row in rows if row.startswith("`")]
     return listed
+
+
+def listed_codes() -> list[str]:
+    """List the codes of all rows; those with the same fix share one."""
+    return [code for entry in entries("code") for code in entry.split("`, `")]
 
 
 def start_of(entry: str) -> str:
@@ -143,8 +166,20 @@ def test_every_documented_message_exists() -> None:
     assert obsolete == []
 
 
-def test_every_code_of_a_script_is_listed_once() -> None:
-    assert sorted(entries("code")) == sorted(codes())
+def test_every_code_is_listed() -> None:
+    required = codes() | program_codes(with_remedy=False)
+    assert sorted(required - {*listed_codes()}) == []
+
+
+def test_every_listed_code_exists() -> None:
+    assert sorted({*listed_codes()} - codes() - program_codes()) == []
+
+
+def test_no_code_is_listed_twice() -> None:
+    """But for a code that both a script and a command have: each has its own fix."""
+    listed = listed_codes()
+    twice = {code for code in listed if listed.count(code) > 1}
+    assert twice <= codes() & program_codes()
 
 
 def test_a_code_has_one_message() -> None:
@@ -163,5 +198,7 @@ def test_every_error_of_a_script_has_a_code() -> None:
 def test_the_search_finds_messages() -> None:
     assert {"swap-on", "disk-too-full", "guest-locked", "name-invalid"} <= codes()
     assert ("disk-too-full", "... MiB free below ..., ... MiB needed") in script_errors()
-    assert any(message.startswith("the canary ... of ... had ...") for message in messages())
-    assert len(messages()) > 80
+    assert {"gate-canary-failed", "gate-stable-without-pods", "lab-pulumi"} <= program_codes()
+    assert "lab-pulumi" in program_codes(with_remedy=False)
+    assert "... accepts the login but starts no session: ..." in messages()
+    assert len(program_codes()) > 80
