@@ -54,75 +54,58 @@ ISTIO = {
     "proxy": {"requests": {"cpu": "10m", "memory": "64Mi"}, "certificateLifetime": "1h"},
 }
 
-# A service with two replicas and a disruption budget, behind each of the gateways, and one whose
-# requests take 15 s. Until the upgrade has ended, `pay` accepts plaintext too.
-PAY = """
+# A service with two replicas. options: of `echo serve`.
+ECHO = """
 apiVersion: v1
 kind: Service
-metadata: {name: pay, namespace: shop}
+metadata: {{name: {name}, namespace: shop}}
 spec:
-  selector: {app: pay}
-  ports: [{name: http-echo, port: 8080}]
+  selector: {{app: {name}}}
+  ports: [{{name: http-echo, port: 8080}}]
 ---
+apiVersion: apps/v1
+kind: Deployment
+metadata: {{name: {name}, namespace: shop}}
+spec:
+  replicas: 2
+  selector: {{matchLabels: {{app: {name}}}}}
+  template:
+    metadata: {{labels: {{app: {name}, version: v1}}}}
+    spec:
+      containers:
+        - name: echo
+          image: docker.io/nordmesh/echo:1.1.0
+          args: [serve, --addr, ":8080"{options}]
+          readinessProbe: {{httpGet: {{path: /healthz, port: 8080}}, periodSeconds: 2}}
+---
+"""
+# `pay`, with a disruption budget, behind each of the gateways, and `patient`, whose requests take
+# 15 s. Until the upgrade has ended, `pay` accepts plaintext too.
+PAY = f"""
+{ECHO.format(name="pay", options="")}
+{ECHO.format(name="patient", options=", --delay, 15s, --drain, 9s")}
 apiVersion: policy/v1
 kind: PodDisruptionBudget
-metadata: {name: pay, namespace: shop}
+metadata: {{name: pay, namespace: shop}}
 spec:
   minAvailable: 1
-  selector: {matchLabels: {app: pay}}
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: pay, namespace: shop}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: pay}}
-  template:
-    metadata: {labels: {app: pay, version: v1}}
-    spec:
-      containers:
-        - name: echo
-          image: docker.io/nordmesh/echo:1.1.0
-          args: [serve, --addr, ":8080"]
-          readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 2}
----
-apiVersion: v1
-kind: Service
-metadata: {name: patient, namespace: shop}
-spec:
-  selector: {app: patient}
-  ports: [{name: http-echo, port: 8080}]
----
-apiVersion: apps/v1
-kind: Deployment
-metadata: {name: patient, namespace: shop}
-spec:
-  replicas: 2
-  selector: {matchLabels: {app: patient}}
-  template:
-    metadata: {labels: {app: patient, version: v1}}
-    spec:
-      containers:
-        - name: echo
-          image: docker.io/nordmesh/echo:1.1.0
-          args: [serve, --addr, ":8080", --delay, 15s, --drain, 9s]
-          readinessProbe: {httpGet: {path: /healthz, port: 8080}, periodSeconds: 2}
+  selector: {{matchLabels: {{app: pay}}}}
 ---
 apiVersion: security.istio.io/v1beta1
 kind: PeerAuthentication
-metadata: {name: pay, namespace: shop}
-spec: {selector: {matchLabels: {app: pay}}, mtls: {mode: PERMISSIVE}}
+metadata: {{name: pay, namespace: shop}}
+spec: {{selector: {{matchLabels: {{app: pay}}}}, mtls: {{mode: PERMISSIVE}}}}
 ---
 apiVersion: networking.istio.io/v1beta1
 kind: VirtualService
-metadata: {name: pay, namespace: shop}
+metadata: {{name: pay, namespace: shop}}
 spec:
   hosts: ["*"]
   gateways: [ingressgateway, edge, fixed]
   http:
-    - match: [{uri: {prefix: /patient}}]
-      route: [{destination: {host: patient.shop.svc.cluster.local, port: {number: 8080}}}]
-    - route: [{destination: {host: pay.shop.svc.cluster.local, port: {number: 8080}}}]
+    - match: [{{uri: {{prefix: /patient}}}}]
+      route: [{{destination: {{host: patient.shop.svc.cluster.local, port: {{number: 8080}}}}}}]
+    - route: [{{destination: {{host: pay.shop.svc.cluster.local, port: {{number: 8080}}}}}}]
 """
 GATEWAY = """
 ---
