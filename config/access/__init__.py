@@ -83,7 +83,7 @@ def _path(value: str) -> str:
             "caller-path-template",
             f"{value!r} has a placeholder",
             "a path is compared as it is, so no request would match and all would be refused",
-            f"use {value.split('{')[0]}*, which allows all that begin so",
+            f"use {value.split('{')[0]}*, which allows every path that begins like this",
         )
     return normal_path(value)
 
