@@ -70,18 +70,19 @@ def program_errors(names: Set[str]) -> Iterator[tuple[str, str]]:
     for node in nodes():
         if isinstance(node, ast.Call) and name_of(node.func) in names and node.args:
             message = text_of(node.args[0]).partition("\n")[0]
-            codes = [word.value for word in node.keywords if word.arg == "code"]
-            for code in (code for value in codes for code in choices(value)):
+            written = [word.value for word in node.keywords if word.arg == "code"]
+            for code in choices(written[0]) if written else [""]:
                 yield code, message
-            if not codes:
-                yield "", message
 
 
 def choices(node: ast.AST) -> list[str]:
-    """Return the codes that an expression may have; one that is passed on has `...`."""
-    if isinstance(node, ast.IfExp):
-        return [*choices(node.body), *choices(node.orelse)]
-    return [text_of(node)]
+    """Return the codes that an expression may have; "" for one that is passed on."""
+    match node:
+        case ast.IfExp(body=body, orelse=other):
+            return [*choices(body), *choices(other)]
+        case ast.Constant(value=str(code)):
+            return [code]
+    return [""]
 
 
 def text_of(node: ast.AST) -> str:
@@ -120,7 +121,7 @@ def connection_errors() -> Iterator[str]:
 def program_codes(*, with_remedy: bool = True) -> frozenset[str]:
     """Collect the codes of exceptions. with_remedy: include errors that come with a fix."""
     names = exceptions() - (set() if with_remedy else _WITH_REMEDY)
-    return frozenset(code for code, _ in program_errors(names) if code.strip("."))
+    return frozenset(code for code, _ in program_errors(names) if code)
 
 
 @cache
@@ -128,7 +129,7 @@ def messages(*, with_remedy: bool = True) -> set[str]:
     """Collect every message without a code. with_remedy: include errors that come with a fix."""
     names = exceptions() - (set() if with_remedy else _WITH_REMEDY)
     errors = (*script_errors(), *program_errors(names))
-    without = (*(text for code, text in errors if not code.strip(".")), *connection_errors())
+    without = (*(text for code, text in errors if not code), *connection_errors())
     return {message.lstrip("`") for message in without if is_specific(message)}
 
 
